@@ -1,0 +1,36 @@
+"""Negative controls: teachers from which one thing has been taken away.
+
+A method is believed only if its gain goes when the thing it claims to use goes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ctkd_lessons import expect
+from ctkd_lessons.seeds import stream
+
+
+def shuffle_wrong_classes(logits: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Deal each example's smaller logits out to the wrong classes at random; the largest stays.
+
+    The targets stay as soft as they were and keep their first choice, but no longer say which
+    wrong class is the likelier one.
+
+    ``logits``: (S, n, C), the teacher's; ``seeds``: the S seeds. Returns the same shape.
+    Raises ``ValueError``/``TypeError`` if these do not fit together.
+    """
+    expect.logits("logits", logits, ndim=3)
+    if len(seeds) != len(logits):
+        raise ValueError(f"seeds: expected {len(logits)}, one per teacher, got {len(seeds)}")
+    order = logits.argsort(dim=-1, descending=True)
+    keys = torch.stack(
+        [
+            torch.rand(one.shape, generator=torch.Generator().manual_seed(stream(seed, "shuffled classes")))
+            for one, seed in zip(logits, seeds, strict=True)
+        ]
+    ).to(logits.device)
+    # The first choice gets the smallest key, so sorting the keys leaves it where it was.
+    places = keys.scatter(-1, order[..., :1], -1.0).argsort(dim=-1)
+    return torch.empty_like(logits).scatter_(-1, places, logits.gather(-1, order))

@@ -1,0 +1,1 @@
+"""What runs the course: exercises, checks, the command line, the tools of the authors."""

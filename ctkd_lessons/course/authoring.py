@@ -1,0 +1,146 @@
+"""The authors' tools: ``python -m ctkd_lessons.course.authoring --help``.
+
+They keep what is generated in step with its source: executed notebooks, exercise sheets, the
+page of claims, environment.yml. Tests compare each with what these functions would write.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import nbformat
+import typer
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from ctkd_lessons.course.lessons import ROOT, lessons, read_notebook
+
+app = typer.Typer(help="Keep the generated files of the course in step.", no_args_is_help=True, add_completion=False)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SEEDS_SHOWN = "claims-other-seeds.json"
+
+
+@app.command()
+def notebooks(paths: Annotated[list[Path] | None, typer.Argument()] = None) -> None:
+    """Execute lessons and solutions in place and print the seconds each one takes."""
+    for path in paths or [*sorted((ROOT / "notebooks").glob("*.ipynb")), *(lesson.solution for lesson in lessons())]:
+        start = time.perf_counter()
+        executed = tidy(execute(read_notebook(path), path.parent))
+        nbformat.write(executed, path)
+        print(f"{path.name:28} {time.perf_counter() - start:6.1f} s")
+
+
+@app.command()
+def exercises() -> None:
+    """Generate the exercise sheets from the solutions."""
+    for lesson in lessons():
+        lesson.exercise.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(exercise_sheet(read_notebook(lesson.solution)), lesson.exercise)
+        print(lesson.exercise.relative_to(ROOT))
+
+
+@app.command()
+def claims() -> None:
+    """Write the page of all claims from the executed lessons."""
+    (ROOT / "notebooks" / "claims.md").write_text(claims_page(ROOT), encoding="utf-8", newline="\n")
+
+
+@app.command()
+def environment() -> None:
+    """Write environment.yml from constraints.txt."""
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    (ROOT / "environment.yml").write_text(conda_environment(constraints), encoding="utf-8", newline="\n")
+
+
+@app.command()
+def sweep(seeds: Annotated[list[int], typer.Argument(help="values of CTKD_SEED")]) -> None:
+    """Run every lesson under other seeds and note, for each claim, where it held."""
+    path = ROOT / "notebooks" / SEEDS_SHOWN
+    table: dict[str, dict[str, dict[str, bool]]] = json.loads(path.read_text()) if path.exists() else {}
+    for seed in seeds:
+        for lesson in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+            made = _claims(execute(read_notebook(lesson), lesson.parent, seed=seed, allow_errors=True))
+            for claim in made:
+                table.setdefault(lesson.stem, {}).setdefault(claim["text"], {})[str(seed)] = claim["holds"]
+            broken = [claim["text"] for claim in made if not claim["holds"]]
+            print(f"{lesson.stem} CTKD_SEED={seed}: {len(made)} claims, broken: {broken or 'none'}", flush=True)
+        path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def execute(notebook: NotebookNode, folder: Path, *, seed: int = 0, allow_errors: bool = False) -> NotebookNode:
+    """Run a notebook in its folder and return it with its outputs."""
+    settings = {"CTKD_SEED": str(seed), "CTKD_NO_PROGRESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, allow_errors=allow_errors
+    )
+    return client.execute(env=os.environ | settings)
+
+
+def tidy(notebook: NotebookNode) -> NotebookNode:
+    """Return a notebook without what differs from machine to machine: timings, widget state, versions."""
+    notebook.metadata = NotebookNode(
+        kernelspec={"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            # A saved widget shows nothing without its kernel; its static twin stays.
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    return notebook
+
+
+def exercise_sheet(solution: NotebookNode) -> NotebookNode:
+    """Return the sheet a learner gets, made by nbgrader's own preprocessors."""
+    from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
+
+    sheet, resources = solution, {}
+    for preprocessor in (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeChecksums):
+        sheet, resources = preprocessor().preprocess(sheet, resources)
+    return tidy(sheet)
+
+
+def claims_page(root: Path) -> str:
+    """Return the page of all claims, read from the outputs of the executed lessons."""
+    seeds_path = root / "notebooks" / SEEDS_SHOWN
+    others = json.loads(seeds_path.read_text(encoding="utf-8")) if seeds_path.exists() else {}
+    lines = [
+        "# All claims of the course",
+        "",
+        "Generated by `make claims` from the executed lessons: the mean over seeds, its 95 % interval, the bound that the",
+        "interval's near end must keep, and at how many other values of `CTKD_SEED` the claim held. Do not edit.",
+    ]
+    for path in sorted((root / "notebooks").glob("0*.ipynb")):
+        rows = [_row(claim, others.get(path.stem, {})) for claim in _claims(read_notebook(path))]
+        if rows:
+            head = ["", f"## [{path.stem}]({path.name})", "", "| claim | measured | bound | seeds | other seeds |"]
+            lines += [*head, "| --- | --- | --- | --- | --- |", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def conda_environment(constraints: str) -> str:
+    """Return environment.yml: python, pip and every pin of constraints.txt."""
+    pins = [line for line in constraints.splitlines() if line and not line.startswith("#")]
+    head = "# Generated from constraints.txt by `make environment`. Do not edit.\nname: ctkd\nchannels:\n  - conda-forge\n"
+    packages = [f"      - '{pin}'" if ";" in pin else f"      - {pin}" for pin in [*pins, "-e ."]]
+    return head + "dependencies:\n  - python=3.11\n  - pip\n  - pip:\n" + "\n".join(packages) + "\n"
+
+
+def _claims(notebook: NotebookNode) -> list[dict]:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    records = [output.get("metadata", {}).get("ctkd", {}) for output in outputs]
+    return [record["claim"] for record in records if "claim" in record]
+
+
+def _row(claim: dict, others: dict[str, dict[str, bool]]) -> str:
+    measured = claim["measured"]
+    numbers = [f"{measured[key]:.3f}".replace("-", "−") for key in ("mean", "low", "high")]
+    held = list(others.get(claim["text"], {}).values())
+    elsewhere = f"{sum(held)} of {len(held)}" if held else "not yet run"
+    return f"| {claim['text']} | {numbers[0]} [{numbers[1]}, {numbers[2]}] | {claim['bound']} | {measured['seeds']} | {elsewhere} |"
+
+
+if __name__ == "__main__":
+    app()

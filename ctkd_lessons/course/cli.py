@@ -1,0 +1,99 @@
+"""The command ``ctkd``: start, check, progress, doctor, lab."""
+
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from ctkd_lessons.course.lessons import ROOT, CourseError, Lesson, find, lessons
+
+app = typer.Typer(help="The course on cross-task knowledge distillation.", no_args_is_help=True, add_completion=False)
+LessonName = Annotated[str, typer.Argument(metavar="LESSON", help='such as "01"')]
+
+
+@app.command()
+def start(lesson: LessonName) -> None:
+    """Copy a lesson's exercise sheet into my_work/, where you work on it."""
+    found = _find(lesson)
+    where = found.work.relative_to(found.root)
+    if found.work.exists():
+        print(f"{where} is there already; it was left as it is. To begin anew, rename it and start again.")
+        return
+    found.work.parent.mkdir(parents=True, exist_ok=True)
+    # Never over a file that appeared meanwhile: "x" fails if it exists.
+    with found.work.open("x", encoding="utf-8") as file:
+        file.write(found.exercise.read_text(encoding="utf-8"))
+    print(f"Your sheet: {where}\nOpen it in JupyterLab (ctkd lab), and check it with: ctkd check {found.number}")
+
+
+@app.command()
+def check(lesson: LessonName) -> None:
+    """Run your notebook of a lesson from top to bottom and check every exercise."""
+    found = _find(lesson)
+    if not found.work.exists():
+        _stop(f"There is no {found.work.relative_to(found.root)} yet. Begin with: ctkd start {found.number}")
+    from ctkd_lessons.course.run import run_work  # loads pytest, which the other commands do not need
+
+    print(f"Running {found.work.relative_to(found.root)} …")
+    results, notes = run_work(found)
+    for result in results:
+        if not result.passed or result.graded:
+            print(result)
+    for note in notes:
+        print(f"note: {note}")
+    graded = [result for result in results if result.graded]
+    done = sum(result.passed for result in graded)
+    print(f"{done} of {len(graded)} exercises pass.")
+    if done < len(graded) or not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def progress() -> None:
+    """Show what your saved notebooks say of every exercise."""
+    from ctkd_lessons.course.progress import standings
+
+    for lesson in lessons():
+        print(lesson.name)
+        standing = standings(lesson)
+        if isinstance(standing, str):
+            print(f"    {standing}")
+            continue
+        for one in standing:
+            print(f"    {one.verdict:16} {one.exercise:24} {one.title}")
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what would spoil the course on this machine, and say what to do."""
+    from ctkd_lessons.course.doctor import examine
+
+    diagnoses = examine()
+    print(*diagnoses, sep="\n")
+    if not all(one.fine for one in diagnoses):
+        raise typer.Exit(1)
+    print("All is well.")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open JupyterLab on the first notebook; further options go to "jupyter lab"."""
+    # Nothing leaves the machine: JupyterLab would look for news and newer versions of itself.
+    offline = ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    command = [sys.executable, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *offline, *as_root, *context.args]
+    raise typer.Exit(subprocess.call(command, cwd=ROOT))
+
+
+def _find(text: str) -> Lesson:
+    try:
+        return find(text)
+    except CourseError as error:
+        _stop(str(error))
+
+
+def _stop(message: str) -> None:
+    print(message, file=sys.stderr)
+    raise typer.Exit(2)

@@ -1,0 +1,266 @@
+"""Compare an answer with its exercise and say in words what is wrong.
+
+In this order: what the answer does on random inputs; whether that equals a known mistake or a pair
+of them; whether it is a generic slip (a constant factor, the sign, a transpose); else the first
+thing that differs. Nothing is broadcast before it is compared.
+"""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import torch
+import torch._dynamo  # noqa: F401 -- the first optimiser loads it, in over a second: better now than in a check
+
+from ctkd_lessons.course.exercises.description import Answer, Case, Exercise, Mistake, Observation, Property
+
+# Relative to the largest expected entry: room for another order of operations, none for another formula.
+TOLERANCE = {"float16": 2e-2, "float32": 2e-4, "float64": 1e-8}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    ``verdict``: "passed", "not attempted" or "wrong"; ``headline``: one sentence; ``mistakes``: the
+    known mistakes the answer makes; ``details``: further sentences, the most helpful first.
+    """
+
+    exercise: Exercise
+    verdict: str
+    headline: str
+    mistakes: tuple[Mistake, ...] = ()
+    details: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is right."""
+        return self.verdict == "passed"
+
+
+def examine(exercise: Exercise, answer: Answer, seed: int = 0) -> Finding:
+    """Examine an answer on the exercise's random inputs, drawn from ``seed``."""
+    if not callable(answer):
+        headline = f"`{exercise.name}` should be a function; this is of type {type(answer).__name__}."
+        return Finding(exercise, "wrong", headline, details=("Run the cell that defines it, then check again.",))
+    cases = exercise.inputs(np.random.default_rng([seed, crc32(exercise.id.encode())]))
+    seen = [observe(exercise, answer, case) for case in cases]
+    return judge(exercise, cases, seen, answer)
+
+
+def observe(exercise: Exercise, answer: Answer, case: Case) -> Observation:
+    """Drive an answer on one case; an exception becomes part of the observation."""
+    copies = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in case.items()}
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return exercise.drive(answer, copies)
+    except Exception as error:  # noqa: BLE001 -- an answer may raise anything; it becomes a finding
+        return {"raised": type(error).__name__, "message": str(error), "line": _line_of(answer, error)}
+
+
+def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation], answer: Answer | None) -> Finding:
+    """Judge observations, wherever they were made; ``answer`` is needed for the properties only."""
+    if all(one.get("raised") == "NotImplementedError" for one in seen):
+        return Finding(exercise, "not attempted", f"`{exercise.name}` is not attempted yet.")
+    expected = [observe(exercise, exercise.reference, case) for case in cases]
+    right = [differs(want, got) is None for want, got in zip(expected, seen, strict=True)]
+    if all(right):
+        broken = [p.says for p in exercise.properties if answer is not None and not _holds(p, answer)]
+        if not broken:
+            text = f"`{exercise.name}` is right on all {len(cases)} inputs" + _properties(exercise)
+            return Finding(exercise, "passed", text + ".")
+        return Finding(exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not.")
+    mistakes, same_everywhere = _recognise(exercise, cases, seen)
+    first = right.index(False)
+    difference = differs(expected[first], seen[first])
+    where = f"Input {first + 1} of {len(cases)}: {_describe(cases[first])}."
+    if mistakes:
+        headline = "This is " + ", and at the same time ".join(mistake.says for mistake in mistakes) + "."
+        details = [mistake.hint for mistake in mistakes]
+        details += [] if same_everywhere else [f"Beside that: {_sentence(difference, expected[first], seen[first])}"]
+        return Finding(exercise, "wrong", headline, mistakes, tuple(details))
+    slip = _slip(exercise, cases, expected, seen)
+    sentence = _sentence(difference, expected[first], seen[first])
+    if slip:
+        return Finding(exercise, "wrong", slip, details=(sentence, where))
+    advice = _advice(difference, expected[first], seen[first])
+    if any(right):
+        advice = (
+            f"It is right on {sum(right)} of {len(cases)} inputs. Does the code assume a number of examples or "
+            "classes, a dtype, or one value of an argument?",
+            *advice,
+        )
+    return Finding(exercise, "wrong", sentence, details=(*advice, where))
+
+
+def differs(expected: Observation, got: Observation) -> str | None:
+    """Return the first thing in which two observations differ, or ``None``."""
+    if "raised" in got and "raised" not in expected:
+        return "raised"
+    for key, want in expected.items():
+        if key in ("line", "message"):
+            continue
+        if key not in got or not _same(want, got[key]):
+            return key
+    return None
+
+
+def _same(want: object, got: object) -> bool:
+    if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
+        return type(want) is type(got) and want == got
+    if want.shape != got.shape:
+        return False
+    tolerance = TOLERANCE.get(str(want.dtype), 0.0)
+    finite = np.isfinite(want)
+    if not np.array_equal(finite, np.isfinite(got)):
+        return False
+    want, got = want[finite].astype(np.float64), got[finite].astype(np.float64)
+    # An expected zero (no gradient to the teacher) allows for rounding at the scale of one.
+    scale = max(np.abs(want).max(initial=0.0), 1e-3)
+    return bool((np.abs(want - got) <= tolerance * scale).all())
+
+
+def _recognise(
+    exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
+) -> tuple[tuple[Mistake, ...], bool]:
+    """Return the known mistake or pair that the observations equal, and whether in everything.
+
+    Equal in value only comes second: such an answer makes the mistake and something else.
+    """
+    in_value: tuple[Mistake, ...] = ()
+    for mistakes in exercise.combinations():
+        variant = [observe(exercise, exercise.variant(*mistakes), case) for case in cases]
+        if all(differs(a, b) is None for a, b in zip(variant, seen, strict=True)):
+            return mistakes, True
+        if not in_value and _equal_values(variant, seen):
+            expected = [observe(exercise, exercise.reference, case) for case in cases]
+            in_value = () if _equal_values(variant, expected) else mistakes
+    return in_value, False
+
+
+def _equal_values(left: Sequence[Observation], right: Sequence[Observation]) -> bool:
+    return all("value" in a and "value" in b and _same(a["value"], b["value"]) for a, b in zip(left, right, strict=True))
+
+
+def _slip(
+    exercise: Exercise, cases: Sequence[Case], expected: Sequence[Observation], seen: Sequence[Observation]
+) -> str | None:
+    """Name a generic slip: the same on every input, whatever the exercise."""
+    if not all(isinstance(one.get("value"), np.ndarray) for one in (*expected, *seen)):
+        return None
+    pairs = [(want["value"], got["value"]) for want, got in zip(expected, seen, strict=True)]
+    if all(want.ndim == 2 and _same(want, got.T) for want, got in pairs):
+        return "Your answer is the transpose of the right one."
+    if not all(want.shape == got.shape and np.isfinite(got).all() for want, got in pairs):
+        return None
+    first = pairs[0][1]
+    if all(got.shape == first.shape and np.array_equal(got, first) for _, got in pairs):
+        return "Your function returns the same value whatever it is given."
+    factors = [_factor(want, got) for want, got in pairs]
+    return _name_factor(factors, [exercise.sizes(case) for case in cases]) if all(factors) else None
+
+
+def _factor(want: np.ndarray, got: np.ndarray) -> float | None:
+    """Return r if got = r · want, r not 0, else ``None``."""
+    wide, other = want.astype(np.float64), got.astype(np.float64)
+    square = float((wide * wide).sum())
+    factor = float((wide * other).sum()) / square if square else 0.0
+    return factor if factor and _same(want, (other / factor).astype(want.dtype)) else None
+
+
+def _name_factor(factors: Sequence[float], sizes: Sequence[dict[str, float]]) -> str | None:
+    """Say what the factors are: one number everywhere, or a named size of each input."""
+    if np.allclose(factors, factors[0], rtol=1e-3):
+        if np.isclose(factors[0], -1, rtol=1e-3):
+            return "Your answer has the wrong sign."
+        return f"Your answer is {factors[0]:.4g} times the right one, on every input."
+    powers = {1: "times {}", -1: "divided by {}", 2: "times the square of {}", -2: "divided by the square of {}"}
+    for name in sizes[0]:
+        for power, words in powers.items():
+            scaled = [factor / size[name] ** power for factor, size in zip(factors, sizes, strict=True)]
+            if np.allclose(scaled, scaled[0], rtol=1e-3):
+                constant = "" if np.isclose(scaled[0], 1, rtol=1e-3) else f" and times {scaled[0]:.4g}"
+                return f"Your answer is the right one {words.format(name)}{constant}."
+    return None
+
+
+def _sentence(key: str | None, expected: Observation, got: Observation) -> str:
+    """Say what differs."""
+    if key == "raised":
+        return f"Your function stopped with {got['raised']}: {got['message']}{got['line']}"
+    if key not in got:
+        return f"Your function gives no {key}."
+    want, have = expected[key], got[key]
+    if key == "type":
+        return f"Your function returns {'nothing' if have == 'NoneType' else f'a {have}'}; expected a {want}."
+    if key == "differentiable":
+        return "No gradient flows from your value to the inputs."
+    if not isinstance(want, np.ndarray) or not isinstance(have, np.ndarray):
+        return f"The {key} should be {want}; yours is {have}."
+    if key.endswith("afterwards"):
+        return f"Your function changes its input {key.removesuffix(' afterwards')} in place."
+    if want.shape != have.shape:
+        return f"The {key} should have shape {want.shape}; yours has {have.shape}."
+    if not np.isfinite(have).all() and np.isfinite(want).all():
+        return f"The {key} holds nan or inf; the right one is finite."
+    if key.startswith("gradient") and not want.any():
+        return f"Gradient flows into {key.removeprefix('gradient of ')}; it should receive none."
+    at = np.unravel_index(np.abs(want.astype(float) - have.astype(float)).argmax(), want.shape)
+    place = f" at {tuple(map(int, at))}" if want.ndim else ""
+    return f"The {key} differs{place}: expected {want[at]:.6g}, got {have[at]:.6g}."
+
+
+def _advice(key: str | None, expected: Observation, got: Observation) -> tuple[str, ...]:
+    """Say what to do about a difference that no known mistake explains."""
+    if key == "raised" and got["raised"] == "TypeError" and "positional argument" in got["message"]:
+        return ("Keep the name and the arguments of the function as they were given.",)
+    if key == "type" and got["type"] == "NoneType":
+        return ("Does every path end in a `return`?",)
+    if key == "type" and expected["type"] == "torch.Tensor":
+        return ("Stay in torch to the end: NumPy, `.item()` and `float()` cut the gradient.",)
+    if key == "type":
+        return (f"Turn the result into a {expected['type']} at the end.",)
+    if key == "dtype":
+        return ("The result should have the dtype of the inputs: look for a tensor made with a fixed dtype.",)
+    if key == "differentiable":
+        return ("Look for `.detach()`, `.item()`, `torch.no_grad()` or a `torch.tensor(…)` around a tensor.",)
+    if key and key.endswith("afterwards"):
+        return ("Look for an assignment into the input (`x[…] = …`), `+=`, or a method that ends in `_`.",)
+    if key and key.startswith("gradient") and not expected[key].any():
+        return ("The teacher is a constant for the student: which call cuts a tensor from the graph?",)
+    value = got.get(key) if key else None
+    if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+        return ("Large logits overflow in `exp`, and `log(0)` is −inf: stay in log space.",)
+    return ()
+
+
+def _describe(case: Case) -> str:
+    """Name the arguments of a case: shapes and dtypes of arrays, values of scalars."""
+    return ", ".join(
+        f"{name} {value.shape} {value.dtype}" if isinstance(value, np.ndarray) else f"{name} = {value}"
+        for name, value in case.items()
+    )
+
+
+def _line_of(answer: Answer, error: Exception) -> str:
+    """Return where in the answer's own code an error arose: " (your line 3: `…`)"."""
+    code = getattr(answer, "__code__", None)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
+    if not frames:
+        return ""
+    line = frames[-1]
+    return f" (line {line.lineno - code.co_firstlineno + 1} of your function: `{line.line}`)"
+
+
+def _holds(prop: Property, answer: Answer) -> bool:
+    try:
+        return prop.holds(answer)
+    except Exception:  # noqa: BLE001 -- an answer may raise anything; then the property does not hold
+        return False
+
+
+def _properties(exercise: Exercise) -> str:
+    return "".join(f"; it {prop.says}" for prop in exercise.properties)

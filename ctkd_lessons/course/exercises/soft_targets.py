@@ -1,0 +1,599 @@
+"""The exercises of lesson 01: soft targets."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctkd_lessons import soft_targets
+from ctkd_lessons.course.exercises.description import (
+    Answer,
+    Case,
+    Exercise,
+    Mistake,
+    Observation,
+    Property,
+    observe_call,
+)
+
+SHAPES = ((4, 10), (1, 3), (7, 5), (16, 10), (3, 2), (5, 12))
+NOT_DETACHED = Mistake(
+    "not_detached",
+    "right in value, but gradient flows into the teacher's logits",
+    "The teacher is a constant for the student. Cut `teacher_logits` from the graph before you use it.",
+)
+SWAPPED = Mistake(
+    "swapped",
+    "the KL divergence with teacher and student swapped",
+    "KL(p_t ‖ p_s) averages over the *teacher's* probabilities. Which of the two stands in front of the logs?",
+)
+
+
+def _pairs(rng: np.random.Generator) -> list[dict]:
+    """Student and teacher logits of both precisions and many shapes."""
+    return [
+        {
+            "student_logits": rng.normal(0, 3, shape).astype(dtype),
+            "teacher_logits": rng.normal(0, 3, shape).astype(dtype),
+        }
+        for shape, dtype in zip(SHAPES, ("float32", "float64") * 3, strict=True)
+    ]
+
+
+def _batch_and_classes(case: Case) -> dict[str, float]:
+    batch, classes = next(value.shape for value in case.values() if isinstance(value, np.ndarray))
+    sizes = {"the number of classes": classes, "the number of examples": batch}
+    return sizes | ({"the temperature": case["temperature"]} if "temperature" in case else {})
+
+
+# --- soften -----------------------------------------------------------------------------------
+
+
+def _soften_inputs(rng: np.random.Generator) -> list[Case]:
+    temperatures = (1.0, 4.0, 0.5, 2.5, 8.0, 20.0)
+    cases = [
+        {"logits": pair["student_logits"], "temperature": t} for pair, t in zip(_pairs(rng), temperatures, strict=True)
+    ]
+    huge = rng.choice([-1e5, 0.0, 1e5], (3, 6)) + rng.normal(0, 1, (3, 6))
+    return [*cases, {"logits": huge.astype("float32"), "temperature": 2.0}]
+
+
+def _wrong_soften(
+    logits: Tensor,
+    temperature: float,
+    *,
+    multiplied: bool = False,
+    no_temperature: bool = False,
+    batch_axis: bool = False,
+    unstable: bool = False,
+    divided_after: bool = False,
+    hard: bool = False,
+) -> Tensor:
+    axis = 0 if batch_axis else -1
+    if hard:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    if divided_after:
+        return torch.softmax(logits, axis) / temperature
+    scaled = logits * temperature if multiplied else logits if no_temperature else logits / temperature
+    if unstable:
+        return scaled.exp() / scaled.exp().sum(axis, keepdim=True)
+    return torch.softmax(scaled, axis)
+
+
+SOFTEN = Exercise(
+    id="01.soften",
+    title="Softmax with a temperature",
+    points=2,
+    reference=soft_targets.soften,
+    inputs=_soften_inputs,
+    drive=observe_call,
+    wrong=_wrong_soften,
+    mistakes=(
+        Mistake(
+            "multiplied",
+            "the softmax of logits multiplied by the temperature",
+            "A high temperature should make the probabilities more even: should the logits grow or shrink?",
+        ),
+        Mistake(
+            "no_temperature",
+            "the plain softmax, without the temperature",
+            "Use `temperature`: it changes the logits before the softmax.",
+        ),
+        Mistake(
+            "batch_axis",
+            "a softmax over the examples",
+            "Each *row* is one example and should sum to 1. Which axis holds the classes?",
+        ),
+        Mistake(
+            "unstable",
+            "the right formula, but `exp` overflows for large logits",
+            "exp(1000) is inf. Subtracting the same number from a whole row changes nothing: which one helps?",
+        ),
+        Mistake(
+            "divided_after",
+            "the softmax divided by the temperature afterwards",
+            "Those rows no longer sum to 1. The temperature belongs inside the exponential.",
+        ),
+        Mistake(
+            "hard",
+            "a one-hot vector: the limit of a temperature near zero",
+            "Keep what the smaller logits say: softmax instead of argmax.",
+        ),
+    ),
+    properties=(
+        Property(
+            "does not change when a constant is added to all logits of a row",
+            lambda answer: torch.allclose(
+                answer(torch.tensor([[1.0, 2.0, 4.0]]), 3.0), answer(torch.tensor([[101.0, 102.0, 104.0]]), 3.0)
+            ),
+        ),
+    ),
+    sizes=_batch_and_classes,
+    alone=frozenset({"hard", "divided_after"}),
+)
+
+
+# --- kd_loss ----------------------------------------------------------------------------------
+
+
+def _kd_inputs(rng: np.random.Generator) -> list[Case]:
+    cases = [{**pair, "temperature": t} for pair, t in zip(_pairs(rng), (4.0, 2.0, 1.0, 8.0, 3.0, 5.0), strict=True)]
+    student, teacher = rng.normal(0, 3, (2, 4, 6)).astype("float32")
+    teacher[:, 0], student[:, 1] = 1000.0, 1000.0
+    return [*cases, {"student_logits": student, "teacher_logits": teacher, "temperature": 2.0}]
+
+
+def _wrong_kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    *,
+    swapped: bool = False,
+    no_square: bool = False,
+    element_mean: bool = False,
+    summed: bool = False,
+    not_detached: bool = False,
+    log_of_softmax: bool = False,
+    student_unsoftened: bool = False,
+    cross_entropy: bool = False,
+) -> Tensor:
+    teacher = teacher_logits if not_detached else teacher_logits.detach()
+    log_s = _logs(student_logits / (1.0 if student_unsoftened else temperature), naive=log_of_softmax)
+    log_t = _logs(teacher / temperature, naive=log_of_softmax)
+    if swapped:
+        log_s, log_t = log_t, log_s
+    terms = log_t.exp() * ((0.0 if cross_entropy else log_t) - log_s)
+    divergence = terms.mean() if element_mean else terms.sum() if summed else terms.sum(-1).mean()
+    return divergence if no_square else temperature**2 * divergence
+
+
+def _logs(logits: Tensor, *, naive: bool) -> Tensor:
+    return torch.softmax(logits, -1).log() if naive else F.log_softmax(logits, -1)
+
+
+KD_LOSS = Exercise(
+    id="01.kd_loss",
+    title="The distillation loss",
+    points=3,
+    reference=soft_targets.kd_loss,
+    inputs=_kd_inputs,
+    drive=observe_call,
+    wrong=_wrong_kd,
+    mistakes=(
+        SWAPPED,
+        Mistake(
+            "no_square",
+            "the KL divergence without the factor T²",
+            "Without it the gradient shrinks like 1/T², and the soft term fades beside a labels' term.",
+        ),
+        Mistake(
+            "element_mean",
+            "averaged over examples *and* classes",
+            "Sum over the classes first; average over the examples only. `reduction='mean'` of `F.kl_div` does this too.",
+        ),
+        Mistake(
+            "summed",
+            "summed over the batch",
+            "Average over the examples, or the loss grows with the batch size.",
+        ),
+        NOT_DETACHED,
+        Mistake(
+            "log_of_softmax",
+            "right for small logits, but takes the log of a softmax that has reached 0",
+            "log(0) is −inf and 0 · inf is nan. Which function gives log-probabilities in one step?",
+        ),
+        Mistake(
+            "student_unsoftened",
+            "computed with a student at temperature 1",
+            "Both sides are softened with the same temperature.",
+        ),
+        Mistake(
+            "cross_entropy",
+            "the cross-entropy of student and teacher, not the KL divergence",
+            "The gradient is the same, but the value is not zero when both agree: the teacher's entropy is missing.",
+        ),
+    ),
+    properties=(
+        Property(
+            "is zero when the student equals the teacher",
+            lambda answer: abs(float(answer(torch.eye(3), torch.eye(3), 4.0))) < 1e-6,
+        ),
+    ),
+    sizes=_batch_and_classes,
+)
+
+
+# --- kd_gradient_limit ------------------------------------------------------------------------
+
+
+def _gradient_limit(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """(z̃_s − z̃_t) / (B · C): the gradient of ½ · mean over B and C of (z̃_s − z̃_t)²."""
+    difference = student_logits - teacher_logits
+    return (difference - difference.mean(dim=-1, keepdim=True)) / difference.numel()
+
+
+def _wrong_gradient_limit(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    not_centred: bool = False,
+    centred_over_batch: bool = False,
+    opposite: bool = False,
+    no_batch_mean: bool = False,
+    no_class_mean: bool = False,
+    no_half: bool = False,
+) -> Tensor:
+    difference = teacher_logits - student_logits if opposite else student_logits - teacher_logits
+    if not not_centred:
+        difference = difference - difference.mean(dim=0 if centred_over_batch else -1, keepdim=True)
+    batch, classes = difference.shape
+    divisor = (1 if no_batch_mean else batch) * (1 if no_class_mean else classes) / (2 if no_half else 1)
+    return difference / divisor
+
+
+KD_GRADIENT_LIMIT = Exercise(
+    id="01.kd_gradient_limit",
+    title="The gradient at high temperature",
+    points=3,
+    reference=_gradient_limit,
+    inputs=lambda rng: [
+        *_pairs(rng),
+        # More examples than classes and fewer: 1 / B and 1 / C cannot be taken for each other.
+        {"student_logits": rng.normal(5, 2, (9, 4)), "teacher_logits": rng.normal(-5, 2, (9, 4))},
+    ],
+    drive=observe_call,
+    wrong=_wrong_gradient_limit,
+    mistakes=(
+        Mistake(
+            "not_centred",
+            "the difference of logits that were not centred",
+            "A softmax ignores a constant added to a row, so the gradient of each row sums to zero. Does yours?",
+        ),
+        Mistake(
+            "centred_over_batch",
+            "centred over the examples",
+            "The softmax runs over the classes of one example: take the mean of each row.",
+        ),
+        Mistake(
+            "opposite",
+            "the negative gradient: the direction of descent",
+            "A gradient points uphill: where the student's logit is too large, it is positive.",
+        ),
+        Mistake(
+            "no_batch_mean",
+            "the gradient of a sum over the examples",
+            "`kd_loss` averages over the batch.",
+        ),
+        Mistake(
+            "no_class_mean",
+            "too large by the number of classes",
+            "At high temperature every probability is near 1/C: the softmax's derivative brings in that factor.",
+        ),
+        Mistake(
+            "no_half",
+            "twice the gradient",
+            "The limit is *half* the mean square; its derivative has no 2.",
+        ),
+    ),
+    properties=(
+        Property(
+            "agrees with autograd through `kd_loss` at T = 1000",
+            lambda answer: _agrees_with_autograd(answer),
+        ),
+    ),
+    sizes=_batch_and_classes,
+)
+
+
+def _agrees_with_autograd(answer: Answer) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(soft_targets.kd_loss(student, teacher, 1000.0), student)
+    return torch.allclose(answer(student.detach(), teacher), gradient, atol=1e-3)
+
+
+# --- correct_bias -----------------------------------------------------------------------------
+
+
+def _bias_inputs(rng: np.random.Generator) -> list[Case]:
+    return [
+        {"logits": pair["student_logits"], "label": int(rng.integers(shape[1])), "offset": float(rng.normal(0, 3))}
+        for pair, shape in zip(_pairs(rng), SHAPES, strict=True)
+    ]
+
+
+def _wrong_bias(
+    logits: Tensor,
+    label: int,
+    offset: float,
+    *,
+    in_place: bool = False,
+    whole_row: bool = False,
+    subtracted: bool = False,
+    replaced: bool = False,
+    on_example: bool = False,
+    scaled: bool = False,
+    on_predicted: bool = False,
+) -> Tensor:
+    if in_place:
+        logits[:, label] += offset
+        return logits
+    if whole_row:
+        return logits + offset
+    answer = logits.clone()
+    if on_example:
+        answer[label % len(logits)] += offset
+    elif on_predicted:
+        answer[torch.arange(len(logits)), logits.argmax(-1)] += offset
+    elif replaced:
+        answer[:, label] = offset
+    elif scaled:
+        answer[:, label] *= offset
+    else:
+        answer[:, label] += -offset if subtracted else offset
+    return answer
+
+
+CORRECT_BIAS = Exercise(
+    id="01.correct_bias",
+    title="Raise the bias of one class",
+    points=1,
+    reference=soft_targets.correct_bias,
+    inputs=_bias_inputs,
+    drive=observe_call,
+    wrong=_wrong_bias,
+    mistakes=(
+        Mistake(
+            "in_place",
+            "right in value, but it changes the logits it was given",
+            "The caller still needs the old ones, to compare before and after. Work on a copy.",
+        ),
+        Mistake(
+            "whole_row",
+            "the offset added to every class",
+            "That changes no prediction: the softmax ignores a constant. Add it to one column.",
+        ),
+        Mistake("subtracted", "the offset subtracted", "The unseen class is predicted too rarely: raise its logit."),
+        Mistake("replaced", "the logit replaced by the offset", "Keep what the student knows: add to the logit."),
+        Mistake(
+            "on_example",
+            "the offset added to one example instead of one class",
+            "`logits[label]` is a row. Classes are the last axis.",
+        ),
+        Mistake("scaled", "the logit multiplied by the offset", "An offset is added. A product flips negative logits."),
+        Mistake(
+            "on_predicted",
+            "the offset added to the predicted class of each example",
+            "`label` says which class was never seen; the prediction plays no part.",
+        ),
+    ),
+    sizes=_batch_and_classes,
+    at_once=1,
+)
+
+
+# --- balanced_offset: the variant whose answer the lesson does not print ----------------------
+
+
+def _offset_inputs(rng: np.random.Generator) -> list[Case]:
+    shares = (0.1, 0.25, 0.5, 0.05, 1.0, 0.3)
+    sizes = ((40, 10), (8, 3), (30, 5), (100, 10), (12, 2), (21, 6))
+    return [
+        {"logits": rng.normal(0, 3, size).astype(dtype), "label": int(rng.integers(size[1])), "share": share}
+        for size, share, dtype in zip(sizes, shares, ("float64", "float32") * 3, strict=True)
+    ]
+
+
+def _observe_number(answer: Answer, case: Case) -> Observation:
+    """Call an answer that returns a Python number: no gradient, no dtype."""
+    given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+    value = answer(*given.values())
+    seen = {"type": type(value).__name__ if not isinstance(value, Tensor) else "torch.Tensor"}
+    if isinstance(value, (int, float)):
+        # Margins are differences of logits in the inputs' precision.
+        seen = {"type": "float", "value": np.asarray(value, dtype=case["logits"].dtype)}
+    return seen | {"`logits` afterwards": given["logits"].numpy()}
+
+
+def _wrong_offset(
+    logits: Tensor,
+    label: int,
+    share: float,
+    *,
+    opposite: bool = False,
+    own_class_included: bool = False,
+    second_largest: bool = False,
+    wrong_end: bool = False,
+    rounded_down: bool = False,
+    mean_margin: bool = False,
+) -> float:
+    others = logits.clone()
+    if not own_class_included:
+        others[:, label] = -torch.inf
+    best = others.median(-1).values if second_largest else others.amax(-1)
+    margins = best - logits[:, label]
+    margins = (-margins if opposite else margins).sort(descending=wrong_end).values
+    if mean_margin:
+        return float(margins.mean())
+    rank = round(share * len(logits), 9)
+    return float(margins[max(0, (math.floor(rank) if rounded_down else math.ceil(rank)) - 1)])
+
+
+BALANCED_OFFSET = Exercise(
+    id="01.balanced_offset",
+    title="Find the offset without labels",
+    points=3,
+    reference=soft_targets.balanced_offset,
+    inputs=_offset_inputs,
+    drive=_observe_number,
+    wrong=_wrong_offset,
+    mistakes=(
+        Mistake(
+            "opposite",
+            "computed from margins of the wrong sign",
+            "An example that prefers another class by 2 needs an offset of +2.",
+        ),
+        Mistake(
+            "own_class_included",
+            "computed with the class itself among its rivals",
+            "Compare with the largest of the *other* logits, or no margin is ever negative.",
+        ),
+        Mistake(
+            "second_largest",
+            "computed against the middle logit instead of the largest",
+            "To be predicted, the class must beat every other class.",
+        ),
+        Mistake(
+            "wrong_end",
+            "counted from the largest margin down",
+            "The examples that need least are lifted first: count from the smallest margin.",
+        ),
+        Mistake(
+            "rounded_down",
+            "rounded down: it may lift one example too few",
+            "*At least* the share: round the number of examples up.",
+        ),
+        Mistake(
+            "mean_margin",
+            "the mean margin",
+            "A mean says nothing about how many examples lie below it. You need a quantile.",
+        ),
+    ),
+    properties=(
+        Property(
+            "lifts the class to the top for the given share of examples",
+            lambda answer: _lifts_share(answer),
+        ),
+    ),
+    alone=frozenset({"mean_margin"}),
+)
+
+
+def _lifts_share(answer: Answer) -> bool:
+    logits = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    lifted = soft_targets.correct_bias(logits, 2, float(answer(logits, 2, 0.3)) + 1e-4)
+    return int((lifted.argmax(-1) == 2).sum()) == 15
+
+
+# --- distil: the bug hunt ---------------------------------------------------------------------
+
+
+def _distil_inputs(rng: np.random.Generator) -> list[Case]:
+    return [
+        {
+            "images": rng.normal(0, 1, (examples, 5)),
+            "labels": rng.integers(0, 3, examples),
+            "steps": steps,
+            "temperature": temperature,
+            "alpha": alpha,
+            "learning_rate": 0.1,
+        }
+        for examples, steps, temperature, alpha in ((6, 3, 4.0, 0.9), (4, 1, 2.0, 0.3), (9, 2, 3.0, 0.7))
+    ]
+
+
+def _observe_training(answer: Answer, case: Case) -> Observation:
+    """Build a student and a teacher with dropout, let the answer train, and look at both."""
+    torch.manual_seed(1)
+    student = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    teacher = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    before = nn.utils.parameters_to_vector(teacher.parameters()).detach().numpy()
+    given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+    answer(student, teacher, *given.values())
+    after = nn.utils.parameters_to_vector(teacher.parameters()).detach().numpy()
+    touched = any(p.grad is not None and p.grad.any() for p in teacher.parameters())
+    return {
+        "trained student": nn.utils.parameters_to_vector(student.parameters()).detach().numpy(),
+        "`teacher` afterwards": after - before,
+        "gradient left in the teacher": "some" if touched else "none",
+    }
+
+
+def _distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    temperature: float,
+    alpha: float,
+    learning_rate: float,
+    *,
+    teacher_training: bool = False,
+    accumulates: bool = False,
+    alpha_on_labels: bool = False,
+    softmax_twice: bool = False,
+) -> None:
+    """Train the student in place by gradient descent on the whole batch."""
+    optimiser = torch.optim.SGD(student.parameters(), lr=learning_rate)
+    teacher.train(teacher_training)
+    for _ in range(steps):
+        with torch.no_grad():
+            teacher_logits = teacher(images)
+        student_logits = student(images)
+        soft = soft_targets.kd_loss(student_logits, teacher_logits, temperature)
+        hard = F.cross_entropy(student_logits.softmax(-1) if softmax_twice else student_logits, labels)
+        weight = 1 - alpha if alpha_on_labels else alpha
+        if not accumulates:
+            optimiser.zero_grad()
+        (weight * soft + (1 - weight) * hard).backward()
+        optimiser.step()
+
+
+DISTIL = Exercise(
+    id="01.distil",
+    title="Bug hunt: the training loop",
+    points=4,
+    reference=_distil,
+    inputs=_distil_inputs,
+    drive=_observe_training,
+    wrong=_distil,
+    mistakes=(
+        Mistake(
+            "teacher_training",
+            "a loop whose teacher is still in training mode",
+            "The teacher has dropout: in training mode it gives another answer each time. Which method switches it off?",
+        ),
+        Mistake(
+            "accumulates",
+            "a loop whose gradients pile up from step to step",
+            "`backward` adds to `.grad`. What must happen before it?",
+        ),
+        Mistake(
+            "alpha_on_labels",
+            "a loop that puts α on the labels",
+            "Here α is the weight of the teacher's term, 1 − α that of the labels.",
+        ),
+        Mistake(
+            "softmax_twice",
+            "a loop that gives `F.cross_entropy` probabilities",
+            "`F.cross_entropy` applies the softmax itself: what does it expect?",
+        ),
+    ),
+    at_once=4,
+)
+
+EXERCISES = (SOFTEN, KD_LOSS, KD_GRADIENT_LIMIT, CORRECT_BIAS, BALANCED_OFFSET, DISTIL)

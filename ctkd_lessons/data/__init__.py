@@ -1,0 +1,1 @@
+"""The data sets of the course. Nothing is downloaded; every generator is drawn from a seed."""

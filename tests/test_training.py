@@ -1,0 +1,183 @@
+"""fit: the same as a plain loop, seed by seed; sources, progress, errors."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ctkd_lessons.data import digits
+from ctkd_lessons.models import conv, mlp
+from ctkd_lessons.seeds import stream
+from ctkd_lessons.training import Source, fit, tuned
+
+DATA = digits.load(seeds=4)
+SMALL = partial(mlp, [64, 16, 10])
+TRAIN = Source(DATA.images, DATA.labels, rows=DATA.train)
+
+
+def from_labels(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def largest_difference(a, b):
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_same_call_twice_is_bit_identical():
+    first, second = (fit(SMALL, from_labels, TRAIN, seeds=4, steps=60) for _ in range(2))
+    assert all(torch.equal(first.parameters[name], second.parameters[name]) for name in first.parameters)
+    assert torch.equal(first.losses, second.losses)
+
+
+def test_a_seed_is_the_same_whoever_stands_beside_it():
+    ten = fit(SMALL, from_labels, TRAIN, seeds=4, steps=200)
+    two = fit(SMALL, from_labels, Source(DATA.images, DATA.labels, rows=DATA.train[:2]), seeds=2, steps=200)
+    assert largest_difference({n: p[:2] for n, p in ten.parameters.items()}, two.parameters) < 1e-4
+
+
+def test_equals_a_plain_loop():
+    fitted = fit(SMALL, from_labels, TRAIN, seeds=4, steps=50, batch_size=32, learning_rate=3e-3, weight_decay=0.1)
+    for place, seed in enumerate(DATA.seeds):
+        with torch.random.fork_rng():
+            torch.manual_seed(stream(seed, "weights"))
+            model = SMALL()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+        for rows in TRAIN.order(place, seed, 50, 32, 0):
+            optimiser.zero_grad()
+            F.cross_entropy(model(DATA.images[rows]), DATA.labels[rows]).backward()
+            optimiser.step()
+        for name, value in model.named_parameters():
+            assert torch.allclose(fitted.parameters[name][place], value, atol=1e-5), name
+
+
+def test_together_equals_one_by_one():
+    loss = lambda model, x, y, t, progress: from_labels(model, x, y) * (1 - progress) + F.mse_loss(model(x), t)
+    targets = torch.randn(4, 1797, 10, generator=torch.Generator().manual_seed(0))
+    source = Source(DATA.images, DATA.labels, rows=DATA.train, per_seed=[targets])
+    fits = [fit(SMALL, loss, source, seeds=4, steps=40, together=together) for together in (True, False)]
+    assert largest_difference(fits[0].parameters, fits[1].parameters) < 1e-5
+    assert torch.allclose(fits[0].losses, fits[1].losses, atol=1e-4)
+    assert torch.allclose(fits[0].predict(DATA.images[:5]), fits[1].predict(DATA.images[:5]), atol=1e-4)
+
+
+def test_convolutions_train_one_by_one():
+    students = fit(partial(conv, [4, 8], 10), from_labels, TRAIN, seeds=4, steps=5)
+    assert not students.stacked
+    assert students.predict(DATA.images[:3]).shape == (4, 3, 10)
+
+
+def test_each_seed_learns_its_own_targets():
+    """Constant targets that differ by seed: each student must come out with its own."""
+    own = torch.arange(4.0).view(4, 1, 1).expand(4, 1797, 1).contiguous()
+    students = fit(
+        partial(mlp, [64, 1]),
+        lambda model, x, t: F.mse_loss(model(x), t),
+        Source(DATA.images, per_seed=[own]),
+        seeds=4,
+        steps=500,
+        learning_rate=3e-2,
+    )
+    means = students.predict(DATA.images).mean(dim=(1, 2))
+    assert torch.allclose(means, torch.arange(4.0), atol=0.1)
+
+
+def test_only_the_named_rows_are_drawn_each_equally_often():
+    rows = torch.arange(100, 150)
+    order = Source(DATA.images, rows=rows).order(0, 0, 25, 8, 0)
+    assert order.shape == (25, 8)
+    assert order.flatten().bincount()[100:150].tolist() == [4] * 50
+
+
+def test_several_sources_arrive_as_tuples():
+    seen = []
+
+    def loss(model, labelled, transfer):
+        seen.append((len(labelled), len(transfer)))
+        return from_labels(model, *labelled) + model(transfer[0]).square().mean()
+
+    fit(SMALL, loss, [TRAIN, Source(DATA.images)], seeds=4, steps=2)
+    assert seen[0] == (2, 1)
+
+
+def test_one_is_an_ordinary_module():
+    students = fit(SMALL, from_labels, TRAIN, seeds=4, steps=5)
+    model = students.one(2)
+    assert isinstance(model, nn.Sequential)
+    assert torch.allclose(model(DATA.images), students.predict(DATA.images)[2], atol=1e-5)
+
+
+def test_inputs_per_seed():
+    students = fit(SMALL, from_labels, TRAIN, seeds=4, steps=5)
+    own = DATA.images[DATA.test]
+    assert torch.allclose(students.predict(own, per_seed=True)[1], students.predict(own[1])[1], atol=1e-5)
+
+
+def test_dropout_is_off_when_predicting():
+    students = fit(lambda: nn.Sequential(nn.Linear(64, 10), nn.Dropout(0.5)), from_labels, TRAIN, seeds=4, steps=3)
+    assert torch.equal(students.predict(DATA.images), students.predict(DATA.images))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_divergence_names_seed_and_step(together):
+    poisoned = torch.zeros(4, 1797, 10)
+    poisoned[2] = torch.inf
+
+    def loss(model, x, poison, progress):
+        return (model(x) + poison * (progress >= 0.5)).square().mean()
+
+    with pytest.raises(FloatingPointError, match=f"seed {DATA.seeds[2]} is (inf|nan) at step"):
+        fit(SMALL, loss, Source(DATA.images, per_seed=[poisoned]), seeds=4, steps=20, together=together)
+
+
+def test_tuned_takes_the_best_and_passes_over_what_diverges():
+    validate = lambda students: (students.predict(DATA.images).argmax(-1) == DATA.labels).float().mean(1).numpy()
+    best = tuned(
+        SMALL, from_labels, TRAIN, validate=validate, learning_rates=(1e-9, 1e-2, 1e20), seeds=4, steps=60
+    )
+    assert torch.equal(best.losses, fit(SMALL, from_labels, TRAIN, seeds=4, steps=60, learning_rate=1e-2).losses)
+    with pytest.raises(FloatingPointError, match="every one"):
+        tuned(SMALL, from_labels, TRAIN, validate=validate, learning_rates=(1e20, 1e21), seeds=4, steps=60)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "names"),
+    [
+        ({"seeds": 0}, ValueError, "seeds: expected 1 to 1000, got 0"),
+        ({"seeds": 2.0}, TypeError, "seeds"),
+        ({"seeds": [1, 1, 2, 3]}, ValueError, "seeds: expected distinct"),
+        ({"seeds": 3}, ValueError, "data: expected 3 seeds"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"batch_size": -1}, ValueError, "batch_size"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay"),
+        ({"data": []}, TypeError, "data: expected a Source"),
+        ({"data": (DATA.images, DATA.labels)}, TypeError, "data: expected a Source"),
+        ({"make_student": lambda: nn.ReLU()}, TypeError, "make_student"),
+        ({"loss": lambda model, x, y: model(x)}, ValueError, r"loss: expected a scalar tensor, got \(64, 10\)"),
+        ({"loss": lambda model, x, y: 1.0}, ValueError, "loss: expected a scalar tensor, got float"),
+    ],
+)
+def test_bad_input_names_the_argument(change, error, names):
+    arguments = {"make_student": SMALL, "loss": from_labels, "data": TRAIN, "seeds": 4, "steps": 2} | change
+    with pytest.raises(error, match=names):
+        fit(arguments.pop("make_student"), arguments.pop("loss"), arguments.pop("data"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "names"),
+    [
+        (lambda: Source(), TypeError, "at least one tensor"),
+        (lambda: Source(np.zeros(3)), TypeError, "at least one tensor"),
+        (lambda: Source(torch.zeros(3), torch.zeros(4)), ValueError, "same number of examples"),
+        (lambda: Source(torch.zeros(3), per_seed=[torch.zeros(2, 4)]), ValueError, "same number of examples"),
+        (lambda: Source(torch.zeros(3), rows=torch.tensor([3])), ValueError, "rows: .* below 3"),
+        (lambda: Source(torch.zeros(3), rows=torch.tensor([], dtype=torch.int64)), ValueError, "rows: .* got none"),
+        (lambda: Source(torch.zeros(3), rows=torch.tensor([0.0])), ValueError, "rows"),
+    ],
+)
+def test_a_source_that_does_not_fit_says_so(make, error, names):
+    with pytest.raises(error, match=names):
+        make()
