@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def number(name: str, value: object, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf) -> None:
+def number(
+    name: str, value: object, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf
+) -> None:
     """Raise unless ``value`` is a finite Python number with ``above < value`` and ``low <= value <= high``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
@@ -26,7 +28,9 @@ def count(name: str, value: object, *, low: int = 1, high: int | None = None) ->
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: expected {f'{low} to {high}' if high is not None else f'at least {low}'}, got {value}")
+        raise ValueError(
+            f"{name}: expected {f'{low} to {high}' if high is not None else f'at least {low}'}, got {value}"
+        )
 
 
 def logits(name: str, value: object, *, ndim: int | None = None) -> None:
@@ -47,9 +51,7 @@ def logits(name: str, value: object, *, ndim: int | None = None) -> None:
 def same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless both tensors have the same shape and dtype; nothing is broadcast."""
     if value.shape != other.shape:
-        raise ValueError(
-            f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(value.shape)}"
-        )
+        raise ValueError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {tuple(value.shape)}")
     if value.dtype != other.dtype:
         raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {value.dtype}")
 

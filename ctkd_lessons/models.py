@@ -1,6 +1,7 @@
 """The networks of the course: small enough for a laptop, plain enough to read."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -18,7 +19,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     for size in sizes:
         expect.count("sizes", size)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -32,7 +33,7 @@ def conv(channels: Sequence[int], outputs: int, side: int = 8) -> nn.Sequential:
     if not channels or side >> (len(channels) - 1) < 1:
         raise ValueError(f"channels: expected 1 to {side.bit_length()} entries for side {side}, got {list(channels)}")
     layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
-    for depth, (inputs, width) in enumerate(zip([1, *channels], channels, strict=False)):
+    for depth, (inputs, width) in enumerate(pairwise([1, *channels])):
         expect.count("channels", width)
         layers += [nn.MaxPool2d(2)] * (depth > 0) + [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
     side_at_end = side >> (len(channels) - 1)

@@ -79,7 +79,9 @@ class Scorecard:
 def scorecard(model: nn.Module, example: Tensor) -> Scorecard:
     """Measure what one prediction costs. ``example``: one input with a batch axis of 1."""
     if not isinstance(example, Tensor) or example.ndim < 1 or len(example) != 1:
-        raise ValueError(f"example: expected one input with a batch axis of 1, got {getattr(example, 'shape', example)}")
+        raise ValueError(
+            f"example: expected one input with a batch axis of 1, got {getattr(example, 'shape', example)}"
+        )
     model.eval()
     return Scorecard(count_parameters(model), count_flops(model, example), latency(model, example))
 

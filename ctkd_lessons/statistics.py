@@ -4,7 +4,6 @@ Every array here has one entry per seed. Methods that share their seeds are comp
 which takes out what a lucky split gives to both.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np

@@ -12,7 +12,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ctkd_lessons import expect
 from ctkd_lessons.seeds import course_seeds, stream
+from ctkd_lessons.threads import one_thread
 
 Loss = Callable[..., Tensor]
 _CHUNK = 100  # steps between two looks at the losses: divergence is reported, and progress shown
@@ -124,7 +124,9 @@ class Students:
             return torch.stack([self.one(place)(inputs[place]) for place in range(len(self.seeds))])
         self.skeleton.eval()
         state = self.parameters | self.buffers
-        return vmap(lambda s, x: functional_call(self.skeleton, s, (x,)), in_dims=(0, 0 if per_seed else None))(state, x)
+        return vmap(lambda s, x: functional_call(self.skeleton, s, (x,)), in_dims=(0, 0 if per_seed else None))(
+            state, x
+        )
 
 
 def fit(
@@ -188,7 +190,7 @@ def tuned(
     *,
     validate: Callable[[Students], ArrayLike],
     learning_rates: Sequence[float] = (1e-3, 1e-2),
-    **options: Any,  # noqa: ANN401 -- whatever fit takes
+    **options: Any,
 ) -> Students:
     """Train with each learning rate and return the students with the best mean validation score.
 
@@ -246,7 +248,9 @@ def _train_together(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Ten
     names, parameters = list(stacked), [tensor.detach().clone() for tensor in stacked.values()]
     objective = job.objectives[0]
 
-    def one(values: list[Tensor], extra: dict[str, Tensor], batches: list[tuple[Tensor, ...]], progress: Tensor) -> Tensor:
+    def one(
+        values: list[Tensor], extra: dict[str, Tensor], batches: list[tuple[Tensor, ...]], progress: Tensor
+    ) -> Tensor:
         return functional_call(objective, dict(zip(names, values, strict=True)) | extra, (batches, progress))
 
     gradient = vmap(grad_and_value(one), in_dims=(0, 0, 0, None), randomness="different")
@@ -260,7 +264,7 @@ def _train_together(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Ten
     _drop_idle_views(step_once)
     optimiser = job.make_optimiser(parameters)
     losses = torch.empty(steps, len(job.seeds), device=progress.device)
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), one_thread():
         for step in _watched(steps, losses, job.seeds, bar):
             gradients, losses[step] = step_once(parameters, buffers, batches(step), progress[step])
             for parameter, value in zip(parameters, gradients, strict=True):
@@ -280,7 +284,7 @@ def _drop_idle_views(traced: torch.fx.GraphModule) -> None:
         if node.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
             if node.meta["tensor_meta"].shape == source.meta["tensor_meta"].shape:
                 node.replace_all_uses_with(source)
-        elif node.target is aten.transpose.int and getattr(source, "target", None) is aten.transpose.int:
+        elif node.target is aten.transpose.int and getattr(source, "target", None) is aten.transpose.int:  # noqa: SIM102
             if set(source.args[1:]) == set(node.args[1:]):
                 node.replace_all_uses_with(source.args[0])
     traced.graph.eliminate_dead_code()
@@ -304,21 +308,6 @@ def _train_one_by_one(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], T
             losses[step, place] = value.detach()
     stacked = stack_module_state(job.objectives)[0]
     return {n.removeprefix("student."): p.detach() for n, p in stacked.items()}, losses.T
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep to one CPU thread: these operations are too small to share out.
-
-    More threads gain little here, and as soon as another program wants the cores they wait for
-    each other at every operation: a step then takes a hundred times as long.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _make(make_student: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
@@ -355,7 +344,9 @@ def _watched(steps: int, losses: Tensor, seeds: list[int], bar: bool | None) -> 
                 broken = (~torch.isfinite(losses[begin : step + 1])).nonzero()
                 if len(broken):
                     first, place = broken[0].tolist()
+                    value = losses[begin + first, place]
                     raise FloatingPointError(
-                        f"the loss of the student of seed {seeds[place]} is {losses[begin + first, place]:g} at step "
-                        f"{begin + first} of {steps}; try a smaller learning_rate, and look for a log or a division by zero"
+                        f"the loss of the student of seed {seeds[place]} is {value:g} "
+                        f"at step {begin + first} of {steps}; "
+                        "try a smaller learning_rate, and look for a log or a division by zero"
                     )

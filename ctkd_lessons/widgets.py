@@ -16,7 +16,9 @@ def temperature_slider(images: Tensor, logits: Tensor, labels: Tensor) -> None:
     expect.labels("labels", labels, examples=len(logits), classes=logits.shape[1])
     names = [f"example {place + 1}: a {label}" for place, label in enumerate(labels.tolist())]
     twin = plotting.softened(images[0], logits[0], (1, 2, 4, 8))
-    plotting.show(twin, f"A handwritten {labels[0]} and its teacher's probabilities, ever more even from T = 1 to T = 8.")
+    plotting.show(
+        twin, f"A handwritten {labels[0]} and its teacher's probabilities, ever more even from T = 1 to T = 8."
+    )
 
     slider = ipywidgets.FloatLogSlider(value=4, base=2, min=-1, max=5, step=0.1, description="temperature T")
     choice = ipywidgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], description="digit")

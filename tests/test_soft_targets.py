@@ -57,7 +57,9 @@ def test_hand_values():
 @given(st.integers(1, 6), st.integers(2, 12), st.floats(0.3, 30), st.integers(0, 2**20))
 def test_slow_loop(batch, classes, temperature, seed):
     student, teacher = 3 * logits(batch, classes, seed), 3 * logits(batch, classes, seed + 1)
-    assert kd_loss(student, teacher, temperature).item() == pytest.approx(slow_kd(student, teacher, temperature), rel=1e-10)
+    assert kd_loss(student, teacher, temperature).item() == pytest.approx(
+        slow_kd(student, teacher, temperature), rel=1e-10
+    )
     expected = [slow_soften(row, temperature) for row in student.tolist()]
     assert torch.allclose(soften(student, temperature), torch.tensor(expected, dtype=torch.float64), rtol=1e-12)
     square = sum((a - b) ** 2 for a, b in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
@@ -66,7 +68,9 @@ def test_slow_loop(batch, classes, temperature, seed):
 
 def test_pytorch_agrees():
     student, teacher = logits(5, 7), logits(5, 7, 1)
-    theirs = F.kl_div(F.log_softmax(student / 3, -1), F.log_softmax(teacher / 3, -1), reduction="batchmean", log_target=True)
+    theirs = F.kl_div(
+        F.log_softmax(student / 3, -1), F.log_softmax(teacher / 3, -1), reduction="batchmean", log_target=True
+    )
     assert torch.allclose(kd_loss(student, teacher, 3.0), 9 * theirs, rtol=1e-12)
 
 
@@ -83,7 +87,9 @@ def test_gradients():
         assert torch.autograd.gradgradcheck(function, student)
 
 
-@pytest.mark.parametrize("function", [kd_loss, logit_matching_loss, lambda s, t: distillation_loss(s, t, torch.tensor([0, 1]))])
+@pytest.mark.parametrize(
+    "function", [kd_loss, logit_matching_loss, lambda s, t: distillation_loss(s, t, torch.tensor([0, 1]))]
+)
 def test_teacher_receives_no_gradient(function):
     student, teacher = logits(2, 3).requires_grad_(), logits(2, 3, 1).requires_grad_()
     function(student, teacher).backward()
@@ -124,7 +130,9 @@ def test_vmap_equals_loop():
     labels = torch.tensor([0, 1, 3])
     function = lambda s: distillation_loss(s, teachers, labels, 3.0, 0.7)
     assert torch.allclose(vmap(function)(students), torch.stack([function(s) for s in students]), rtol=1e-12)
-    assert torch.allclose(vmap(grad(function))(students), torch.stack([grad(function)(s) for s in students]), rtol=1e-12)
+    assert torch.allclose(
+        vmap(grad(function))(students), torch.stack([grad(function)(s) for s in students]), rtol=1e-12
+    )
 
 
 def test_offset_lifts_exactly_the_share():
@@ -154,9 +162,17 @@ LABELS = torch.tensor([0, 2])
         (lambda: kd_loss(GOOD[:0], GOOD[:0]), ValueError, "student_logits: expected at least one example"),
         (lambda: kd_loss(GOOD + torch.inf, GOOD), ValueError, "student_logits: expected finite"),
         (lambda: kd_loss(GOOD, GOOD * torch.nan), ValueError, "teacher_logits: expected finite"),
-        (lambda: distillation_loss(GOOD, GOOD, LABELS, 4.0, 1.5), ValueError, "alpha: .*at least 0 and at most 1, got 1.5"),
+        (
+            lambda: distillation_loss(GOOD, GOOD, LABELS, 4.0, 1.5),
+            ValueError,
+            "alpha: .*at least 0 and at most 1, got 1.5",
+        ),
         (lambda: distillation_loss(GOOD, GOOD, LABELS.float()), TypeError, "labels: expected an integer dtype"),
-        (lambda: distillation_loss(GOOD, GOOD, torch.tensor([0, 3])), ValueError, "labels: expected classes 0 to 2, got 0 to 3"),
+        (
+            lambda: distillation_loss(GOOD, GOOD, torch.tensor([0, 3])),
+            ValueError,
+            "labels: expected classes 0 to 2, got 0 to 3",
+        ),
         (lambda: distillation_loss(GOOD, GOOD, torch.tensor([-100, 1])), ValueError, "labels"),
         (lambda: distillation_loss(GOOD, GOOD, LABELS[:1]), ValueError, r"labels: expected shape \(2,\), got \(1,\)"),
         (lambda: correct_bias(GOOD, 3, 1.0), ValueError, "label: expected 0 to 2, got 3"),

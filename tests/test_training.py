@@ -134,9 +134,7 @@ def test_divergence_names_seed_and_step(together):
 
 def test_tuned_takes_the_best_and_passes_over_what_diverges():
     validate = lambda students: (students.predict(DATA.images).argmax(-1) == DATA.labels).float().mean(1).numpy()
-    best = tuned(
-        SMALL, from_labels, TRAIN, validate=validate, learning_rates=(1e-9, 1e-2, 1e20), seeds=4, steps=60
-    )
+    best = tuned(SMALL, from_labels, TRAIN, validate=validate, learning_rates=(1e-9, 1e-2, 1e20), seeds=4, steps=60)
     assert torch.equal(best.losses, fit(SMALL, from_labels, TRAIN, seeds=4, steps=60, learning_rate=1e-2).losses)
     with pytest.raises(FloatingPointError, match="every one"):
         tuned(SMALL, from_labels, TRAIN, validate=validate, learning_rates=(1e20, 1e21), seeds=4, steps=60)

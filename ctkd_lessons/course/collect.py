@@ -48,7 +48,7 @@ def overlay(work: NotebookNode, solution: NotebookNode) -> tuple[NotebookNode, l
                 notes.append(f"The cell {grade_id} stands {counts[grade_id]} times in the notebook; it was used once.")
         elif cell.cell_type == "code":
             cells.append(cell)
-            notes.append(f"The cell {grade_id} is missing; it was put back for this check. Copy it from the exercise sheet.")
+            notes.append(f"The cell {grade_id} is missing; this check put it back. Copy it from the exercise sheet.")
     return NotebookNode(solution | {"cells": cells}), notes
 
 
@@ -104,7 +104,7 @@ class WatchedKernel(RunningKernel):
 class WorkCell(IPyNbCell):
     """One cell; a failing check cell shows the learner's panel instead of a difference of outputs."""
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # noqa: ANN401 -- pytest's own type
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
         """Say what is wrong in the learner's words."""
         for output in self.test_outputs or []:
             if "ctkd" in output.get("metadata", {}):

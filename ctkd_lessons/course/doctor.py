@@ -30,12 +30,20 @@ class Diagnosis:
 
 def examine(root: Path = ROOT) -> list[Diagnosis]:
     """Look at Python, the packages, the kernel, the folders and the settings."""
-    return [_python(), *(_package(name, _tested(root)) for name in PACKAGES), _kernel(), _folder(root), _space(root), _seed()]
+    return [
+        _python(),
+        *(_package(name, _tested(root)) for name in PACKAGES),
+        _kernel(),
+        _folder(root),
+        _space(root),
+        _seed(),
+    ]
 
 
 def _python() -> Diagnosis:
-    found = f"Python {sys.version_info.major}.{sys.version_info.minor} in {Path(sys.prefix).name}"
-    if sys.version_info >= (3, 11):
+    version = tuple(sys.version_info[:2])
+    found = f"Python {version[0]}.{version[1]} in {Path(sys.prefix).name}"
+    if version >= (3, 11):
         return Diagnosis(True, found)
     return Diagnosis(False, found, "The course needs Python 3.11 or newer; install one and make a new environment.")
 
@@ -72,11 +80,13 @@ def _kernel() -> Diagnosis:
 
 def _folder(root: Path) -> Diagnosis:
     if not (root / "notebooks").is_dir() or not (root / "solutions").is_dir():
-        return Diagnosis(False, "the course's notebooks are not beside the package", f"In the course's folder, run: {REINSTALL}")
+        return Diagnosis(False, "the course's notebooks are not beside the package", f"In its folder, run: {REINSTALL}")
     folder = root / "my_work" if (root / "my_work").exists() else root
     if os.access(folder, os.W_OK):
         return Diagnosis(True, "your work can be saved")
-    return Diagnosis(False, f"the folder {folder.name} cannot be written to", "Copy the course to a folder of your own.")
+    return Diagnosis(
+        False, f"the folder {folder.name} cannot be written to", "Copy the course to a folder of your own."
+    )
 
 
 def _space(root: Path) -> Diagnosis:
@@ -91,4 +101,6 @@ def _seed() -> Diagnosis:
         course_seeds(1)
     except ValueError as error:
         return Diagnosis(False, str(error), f"Unset {VARIABLE}, or give it a whole number.")
-    return Diagnosis(True, f"{VARIABLE} = {text}: your numbers differ from the printed ones" if text else "seeds as printed")
+    return Diagnosis(
+        True, f"{VARIABLE} = {text}: your numbers differ from the printed ones" if text else "seeds as printed"
+    )

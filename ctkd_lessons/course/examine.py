@@ -12,9 +12,10 @@ from zlib import crc32
 
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401 -- the first optimiser loads it, in over a second: better now than in a check
+import torch._dynamo  # the first optimiser loads it, in over a second: better now than in a check
 
 from ctkd_lessons.course.exercises.description import Answer, Case, Exercise, Mistake, Observation, Property
+from ctkd_lessons.threads import one_thread
 
 # Relative to the largest expected entry: room for another order of operations, none for another formula.
 TOLERANCE = {"float16": 2e-2, "float32": 2e-4, "float64": 1e-8}
@@ -54,7 +55,7 @@ def observe(exercise: Exercise, answer: Answer, case: Case) -> Observation:
     """Drive an answer on one case; an exception becomes part of the observation."""
     copies = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in case.items()}
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return exercise.drive(answer, copies)
     except Exception as error:  # noqa: BLE001 -- an answer may raise anything; it becomes a finding
@@ -72,15 +73,18 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
         if not broken:
             text = f"`{exercise.name}` is right on all {len(cases)} inputs" + _properties(exercise)
             return Finding(exercise, "passed", text + ".")
-        return Finding(exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not.")
-    mistakes, same_everywhere = _recognise(exercise, cases, seen)
+        return Finding(
+            exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not."
+        )
+    mistakes, variant = _recognise(exercise, cases, expected, seen)
     first = right.index(False)
     difference = differs(expected[first], seen[first])
     where = f"Input {first + 1} of {len(cases)}: {_describe(cases[first])}."
     if mistakes:
         headline = "This is " + ", and at the same time ".join(mistake.says for mistake in mistakes) + "."
         details = [mistake.hint for mistake in mistakes]
-        details += [] if same_everywhere else [f"Beside that: {_sentence(difference, expected[first], seen[first])}"]
+        beside = differs(variant[first], seen[first])
+        details += [f"Beside that: {_sentence(beside, variant[first], seen[first])}"] if beside else []
         return Finding(exercise, "wrong", headline, mistakes, tuple(details))
     slip = _slip(exercise, cases, expected, seen)
     sentence = _sentence(difference, expected[first], seen[first])
@@ -124,25 +128,31 @@ def _same(want: object, got: object) -> bool:
 
 
 def _recognise(
-    exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
-) -> tuple[tuple[Mistake, ...], bool]:
-    """Return the known mistake or pair that the observations equal, and whether in everything.
+    exercise: Exercise, cases: Sequence[Case], expected: Sequence[Observation], seen: Sequence[Observation]
+) -> tuple[tuple[Mistake, ...], Sequence[Observation]]:
+    """Return the known mistakes that explain the observations, and what these mistakes alone give.
 
-    Equal in value only comes second: such an answer makes the mistake and something else.
+    Equal in everything comes first; equal in value only means the mistake and something else.
     """
-    in_value: tuple[Mistake, ...] = ()
+    in_value: tuple[tuple[Mistake, ...], Sequence[Observation]] = ((), ())
     for mistakes in exercise.combinations():
-        variant = [observe(exercise, exercise.variant(*mistakes), case) for case in cases]
+        wrong = exercise.variant(*mistakes)
+        variant = [observe(exercise, wrong, cases[0])]
+        # Most variants are out after one input; the others are worth all of them.
+        if differs(variant[0], seen[0]) is not None and not _equal_values(variant, seen[:1]):
+            continue
+        variant += [observe(exercise, wrong, case) for case in cases[1:]]
         if all(differs(a, b) is None for a, b in zip(variant, seen, strict=True)):
-            return mistakes, True
-        if not in_value and _equal_values(variant, seen):
-            expected = [observe(exercise, exercise.reference, case) for case in cases]
-            in_value = () if _equal_values(variant, expected) else mistakes
-    return in_value, False
+            return mistakes, variant
+        if not in_value[0] and _equal_values(variant, seen) and not _equal_values(variant, expected):
+            in_value = mistakes, variant
+    return in_value
 
 
 def _equal_values(left: Sequence[Observation], right: Sequence[Observation]) -> bool:
-    return all("value" in a and "value" in b and _same(a["value"], b["value"]) for a, b in zip(left, right, strict=True))
+    return all(
+        "value" in a and "value" in b and _same(a["value"], b["value"]) for a, b in zip(left, right, strict=True)
+    )
 
 
 def _slip(
@@ -168,7 +178,7 @@ def _factor(want: np.ndarray, got: np.ndarray) -> float | None:
     wide, other = want.astype(np.float64), got.astype(np.float64)
     square = float((wide * wide).sum())
     factor = float((wide * other).sum()) / square if square else 0.0
-    return factor if factor and _same(want, (other / factor).astype(want.dtype)) else None
+    return factor if factor and _same(want, np.asarray(other / factor, want.dtype)) else None
 
 
 def _name_factor(factors: Sequence[float], sizes: Sequence[dict[str, float]]) -> str | None:

@@ -1,10 +1,14 @@
 """Where a lesson's files lie: lesson, solution, exercise sheet, the learner's own copy."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +58,7 @@ def lessons(root: Path = ROOT) -> list[Lesson]:
     found = [Lesson(path.parent.name, root) for path in sorted((root / "solutions").glob("*/*.ipynb"))]
     if not found:
         raise CourseError(
-            f"There are no lessons in {root}. Install the course from its own folder: pip install -e . -c constraints.txt"
+            f"There are no lessons in {root}. Install the course from its folder: pip install -e . -c constraints.txt"
         )
     return found
 
@@ -68,8 +72,10 @@ def find(text: str, root: Path = ROOT) -> Lesson:
     raise CourseError(f"There is no lesson {text!r} with exercises. There are: {', '.join(one.name for one in known)}.")
 
 
-def read_notebook(path: Path) -> nbformat.NotebookNode:
+def read_notebook(path: Path) -> NotebookNode:
     """Read a notebook; raise ``CourseError`` with what to do if that cannot be done."""
+    import nbformat  # slow to load, and "ctkd --help" needs none
+
     try:
         text = path.read_text(encoding="utf-8")
         return nbformat.reads(text, as_version=4)
@@ -77,7 +83,13 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         raise CourseError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CourseError(f"{path} cannot be read: {error}.") from None
-    except (json.JSONDecodeError, nbformat.ValidationError, nbformat.reader.NotJSONError, AttributeError, KeyError) as error:
+    except (
+        json.JSONDecodeError,
+        nbformat.ValidationError,
+        nbformat.reader.NotJSONError,
+        AttributeError,
+        KeyError,
+    ) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CourseError(
             f"{path} is not a whole notebook ({reason}). It was left as it is. An earlier version may lie in the "

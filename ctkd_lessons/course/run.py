@@ -53,7 +53,12 @@ def run_work(lesson: Lesson, seconds_per_cell: int = 120) -> tuple[list[Result],
     """Run the learner's notebook of a lesson; return the result of every cell, and notes."""
     listener = _Listener()
     root = lesson.root
-    arguments = [str(lesson.work), f"--rootdir={root}", f"--ctkd-root={root}", f"--nbval-cell-timeout={seconds_per_cell}"]
+    arguments = [
+        str(lesson.work),
+        f"--rootdir={root}",
+        f"--ctkd-root={root}",
+        f"--nbval-cell-timeout={seconds_per_cell}",
+    ]
     # An empty configuration, so that the course's own test options play no part; no files left behind.
     arguments += ["-c", os.devnull, "-p", "no:cacheprovider"]
     # pytest's own report is for developers.

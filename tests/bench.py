@@ -1,0 +1,103 @@
+"""Print the speed ratios the course promises, each pair measured in turn in one run: ``make bench``."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ctkd_lessons.course.examine import examine
+from ctkd_lessons.course.exercises import of_lesson
+from ctkd_lessons.data import digits
+from ctkd_lessons.models import conv, mlp
+from ctkd_lessons.soft_targets import kd_loss
+from ctkd_lessons.training import Source, fit
+
+SEEDS, STEPS, BATCH = 10, 600, 64
+DATA = digits.load(SEEDS)
+
+
+def from_labels(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy."""
+    return F.cross_entropy(model(x), y)
+
+
+def from_soft(model: nn.Module, x: torch.Tensor, y: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Return the distillation loss with cached teacher outputs."""
+    return kd_loss(model(x), teacher_logits, 4.0)
+
+
+def always_zero(*arguments: object) -> torch.Tensor:
+    """Answer every exercise wrongly."""
+    return torch.tensor(0.0)
+
+
+def plainest_loop(make: Callable[[], nn.Module], seed: int, steps: int) -> None:
+    """Train one student as a beginner would write it."""
+    torch.manual_seed(seed)
+    images, labels = DATA.images[DATA.train[seed]], DATA.labels[DATA.train[seed]]
+    model = make()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (BATCH,))
+        optimiser.zero_grad()
+        F.cross_entropy(model(images[rows]), labels[rows]).backward()
+        optimiser.step()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(name: str, slow: Callable[[], object], quick: Callable[[], object], repeats: int = 5) -> None:
+    """Time two ways in turn and print the median seconds and the median of the ratios."""
+    slow(), quick()
+    pairs = [(seconds(slow), seconds(quick)) for _ in range(repeats)]
+    ratios = sorted(a / b for a, b in pairs)
+    a, b = (median(column) for column in zip(*pairs, strict=True))
+    print(f"{name}: {a:.2f} s / {b:.2f} s = {median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def main() -> None:
+    """Measure everything."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {SEEDS} seeds, {STEPS} steps of {BATCH}")
+    train = Source(DATA.images, DATA.labels, rows=DATA.train)
+    small = partial(mlp, [64, 64, 64, 10])
+    ratio(
+        "MLP 64-64-64-10, ten plain loops / fit",
+        lambda: [plainest_loop(small, seed, STEPS) for seed in range(SEEDS)],
+        lambda: fit(small, from_labels, train, steps=STEPS, batch_size=BATCH),
+    )
+    small_conv = partial(conv, [8, 16], 10)
+    ratio(
+        "conv 8-16, ten plain loops of 60 steps / fit",
+        lambda: [plainest_loop(small_conv, seed, 60) for seed in range(SEEDS)],
+        lambda: fit(small_conv, from_labels, train, steps=60, batch_size=BATCH),
+    )
+    soft = Source(DATA.images, DATA.labels, rows=DATA.train, per_seed=[torch.randn(SEEDS, 1797, 10)])
+    ratio(
+        "distillation with cached teacher outputs / cross-entropy, in fit",
+        lambda: fit(small, from_soft, soft, steps=STEPS),
+        lambda: fit(small, from_labels, train, steps=STEPS),
+    )
+    for exercise in of_lesson("01"):
+        right, wrong = (seconds(partial(examine, exercise, answer)) for answer in (exercise.reference, always_zero))
+        print(f"check {exercise.id}: right answer {right:.2f} s, wrong answer {wrong:.2f} s")
+    for name, command in {
+        "import ctkd_lessons": ["-c", "import ctkd_lessons"],
+        "ctkd --help": ["-c", "from ctkd_lessons.course.cli import app; app()", "--help"],
+    }.items():
+        run = partial(subprocess.run, [sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
+        print(f"{name}: {median(seconds(run) for _ in range(5)):.2f} s, the interpreter's start included")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Every exercise: the solution passes, the untouched sheet does not, every mistake gets its own hint."""
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ctkd_lessons import soft_targets
+from ctkd_lessons.course import exercises
+from ctkd_lessons.course.check import CheckFailed, check
+from ctkd_lessons.course.examine import differs, examine, observe
+from ctkd_lessons.course.exercises import MODULES, of_lesson
+from ctkd_lessons.course.lessons import lessons
+
+ALL = [exercise for number in MODULES for exercise in of_lesson(number)]
+COMBINATIONS = [
+    pytest.param(exercise, group, id=f"{exercise.id}-{'+'.join(mistake.name for mistake in group)}")
+    for exercise in ALL
+    for group in exercise.combinations()
+]
+every_exercise = pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
+
+
+def cases_of(exercise, seed=0):
+    return exercise.inputs(np.random.default_rng(seed))
+
+
+def same_behaviour(exercise, left, right):
+    return all(differs(observe(exercise, left, c), observe(exercise, right, c)) is None for c in cases_of(exercise))
+
+
+@every_exercise
+@pytest.mark.parametrize("seed", range(5))
+def test_the_reference_passes_on_any_seed(exercise, seed):
+    assert examine(exercise, exercise.reference, seed).passed
+
+
+@every_exercise
+def test_the_stub_is_not_attempted(exercise):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    finding = examine(exercise, stub)
+    assert finding.verdict == "not attempted"
+    assert "not attempted yet" in finding.headline
+
+
+@every_exercise
+def test_there_are_enough_mistakes_with_words_of_their_own(exercise):
+    assert len(exercise.mistakes) >= 4
+    for texts in ([m.hint for m in exercise.mistakes], [m.says for m in exercise.mistakes]):
+        assert len(set(texts)) == len(texts)
+
+
+def test_enough_exercises():
+    assert all(len(of_lesson(number)) >= 4 for number in MODULES)
+
+
+@pytest.mark.parametrize(("exercise", "group"), COMBINATIONS)
+def test_every_mistake_and_every_pair_is_named(exercise, group):
+    """A pair may behave as one of its halves (no temperature is no temperature, multiplied or not), never as right."""
+    wrong = exercise.variant(*group)
+    for seed in (0, 1) if len(group) == 1 else (0,):
+        finding = examine(exercise, wrong, seed)
+        assert finding.verdict == "wrong"
+        if finding.mistakes != group:
+            assert len(group) > 1, f"taken for {[m.name for m in finding.mistakes]}"
+            assert set(finding.mistakes) < set(group)
+            assert same_behaviour(exercise, wrong, exercise.variant(*finding.mistakes))
+        for mistake in finding.mistakes:
+            assert mistake.says in finding.headline
+            assert mistake.hint in finding.details
+
+
+@every_exercise
+def test_observations_are_plain(exercise):
+    """A grader sends them between processes."""
+    for case in cases_of(exercise):
+        assert all(isinstance(value, (np.ndarray, int, float)) for value in case.values())
+        seen = observe(exercise, exercise.reference, case)
+        assert all(isinstance(value, (str, np.ndarray)) for value in seen.values())
+
+
+# --- what a learner is told, on kd_loss -------------------------------------------------------
+
+
+def told(answer, exercise_id="01.kd_loss"):
+    return repr(check(exercise_id, answer))
+
+
+def by_hand(s, t, temperature):
+    """Right, in another order: the cross-entropy minus the teacher's entropy, row by row."""
+    total = 0
+    for row_s, row_t in zip(s, t.detach(), strict=True):
+        p = torch.softmax(row_t / temperature, 0)
+        cross = -(p * F.log_softmax(row_s / temperature, 0)).sum()
+        total = total + cross + torch.special.xlogy(p, p).sum()
+    return total / len(s) * temperature**2
+
+
+def by_library(s, t, temperature):
+    log_s, log_t = F.log_softmax(s / temperature, -1), F.log_softmax(t.detach() / temperature, -1)
+    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature * temperature
+
+
+@pytest.mark.parametrize("answer", [by_hand, by_library, lambda s, t, T: soft_targets.kd_loss(s, t, T)])
+def test_right_answers_written_differently_pass(answer):
+    assert check("01.kd_loss", answer).passed
+
+
+def right(s, t, temperature):
+    return soft_targets.kd_loss(s, t, temperature)
+
+
+def in_place(s, t, temperature):
+    value = right(s, t, temperature)
+    s.mul_(2)
+    return value
+
+
+def only_ten_classes(s, t, temperature):
+    return right(s, t, temperature) * (s.shape[1] / 10)
+
+
+def only_one_shape(s, t, temperature):
+    return right(s, t, temperature) if s.shape == (4, 10) else right(s, t, temperature) + 1
+
+
+def crashes(s, t, temperature):
+    return s.no_such_method()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda s, t, T: 0.5 * right(s, t, T), "0.5 times the right one"),
+        (lambda s, t, T: 3 * right(s, t, T), "3 times the right one"),
+        (lambda s, t, T: -right(s, t, T), "wrong sign"),
+        (lambda s, t, T: right(s, t, T) / T, "divided by the temperature"),
+        (lambda s, t, T: right(s, t, T) * T, "times the temperature"),
+        (lambda s, t, T: torch.tensor(0.1234, requires_grad=True) * 1, "same value whatever it is given"),
+        (lambda s, t, T: right(s, t, T).detach().numpy(), "returns a numpy.ndarray; expected a torch.Tensor"),
+        (lambda s, t, T: right(s, t, T).item(), "returns a float; expected a torch.Tensor"),
+        (lambda s, t, T: None, "returns nothing"),
+        (lambda s, t, T: right(s, t, T).double(), "dtype should be torch.float32; yours is torch.float64"),
+        (lambda s, t, T: right(s, t, T).detach(), "No gradient flows"),
+        (lambda s, t, T: right(s, t, T).expand(3), r"should have shape (); yours has (3,)"),
+        (in_place, "changes its input `student_logits` in place"),
+        (only_ten_classes, "times the number of classes and times 0.1"),
+        (only_one_shape, "right on 1 of 7 inputs"),
+        (crashes, "line 2 of your function: `return s.no_such_method()`"),
+        (lambda s, t: right(s, t, 4.0), "Keep the name and the arguments"),
+        (lambda s, t, T: right(s, t, T) * torch.nan, "nan or inf"),
+        (lambda s, t, T: right(t, s, T), "with teacher and student swapped"),
+        (lambda s, t, T: right(t, s, T), "Beside that: The gradient of `student_logits` differs"),
+        ("a string", "should be a function"),
+    ],
+)
+def test_other_wrong_answers_are_told_what_is_wrong(answer, words):
+    panel = told(answer)
+    assert panel.startswith("✘ 01.kd_loss")
+    assert words in panel
+
+
+def test_right_value_but_teacher_not_detached_fails():
+    def answer(s, t, temperature):
+        return (
+            temperature**2
+            * (
+                torch.softmax(t / temperature, -1)
+                * (F.log_softmax(t / temperature, -1) - F.log_softmax(s / temperature, -1))
+            )
+            .sum(-1)
+            .mean()
+        )
+
+    assert "gradient flows into the teacher's logits" in told(answer)
+
+
+def test_a_mistake_beside_something_else_is_still_named():
+    """Without T², and it changes its input."""
+
+    def answer(s, t, temperature):
+        value = right(s, t, temperature) / temperature**2
+        s.zero_()
+        return value
+
+    panel = told(answer)
+    assert "without the factor T²" in panel
+    assert "Beside that: Your function changes its input `student_logits` in place." in panel
+
+
+def test_transpose_is_named():
+    answer = lambda z, T: torch.softmax(z / T, -1).T
+    assert "the transpose of the right one" in told(answer, "01.soften")
+
+
+def test_unlisted_slip_shows_place_and_size():
+    panel = told(lambda z, T: soft_targets.soften(z, T).clamp(max=0.5), "01.soften")
+    assert "differs at" in panel
+    assert "expected" in panel
+    assert "logits (" in panel
+
+
+def test_gradients_switched_off_by_the_learner_do_no_harm():
+    with torch.no_grad():
+        assert check("01.kd_loss", right).passed
+
+
+def test_a_check_leaves_the_learners_random_numbers_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    check("01.distil", exercises.find("01.distil").reference)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_bug_hunt_names_what_is_left():
+    book = nbformat.read(lessons()[0].solution, as_version=4)
+    scope: dict = {}
+    source = {cell.id: cell.source for cell in book.cells if cell.cell_type == "code"}
+    exec(source["imports"] + "\n" + source["broken_distil"], scope)
+    finding = examine(exercises.find("01.distil"), scope["broken_distil"])
+    assert [mistake.name for mistake in finding.mistakes] == [
+        "teacher_training", "accumulates", "alpha_on_labels", "softmax_twice",
+    ]  # fmt: skip
+
+
+def test_unknown_exercise_lists_the_known():
+    with pytest.raises(ValueError, match=r"expected one of 01.soften, .* got '01.nothing'"):
+        check("01.nothing", right)
+    with pytest.raises(ValueError, match="lesson: expected one of 01"):
+        check("99.nothing", right)
+
+
+def test_panel_is_escaped_and_carries_a_record():
+    data, metadata = check("01.kd_loss", lambda s, t, T: "<b>")._repr_mimebundle_()
+    assert "<b>" not in data["text/html"]
+    assert metadata["ctkd"]["verdict"] == "wrong"
+
+
+def test_nbgrader_gets_an_exception(monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    assert check("01.kd_loss", right).passed
+    with pytest.raises(CheckFailed, match=r"0\.5 times"):
+        check("01.kd_loss", lambda s, t, T: 0.5 * right(s, t, T))
