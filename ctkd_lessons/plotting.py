@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ctkd_lessons.soft_targets import soften
 from ctkd_lessons.statistics import interval
 
 # Okabe & Ito's palette; every series also has its own marker and dash, for print in grey.
 COLOURS = {"blue": "#0072b2", "orange": "#d55e00", "green": "#009e73", "purple": "#cc79a7", "grey": "#666666"}
 _MARKS = dict(zip(COLOURS, (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (1, 1)))), strict=True))
-_STYLE = {
+# For every figure from here on: a legend, say, takes its style when it is made.
+mpl.rcParams |= {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -29,9 +29,8 @@ _STYLE = {
 
 def new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 3.5)) -> tuple[Figure, np.ndarray]:
     """Return an empty figure in the course's style and its axes, (rows, columns). ``size``: inches."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -47,8 +46,7 @@ def show(figure: Figure, alt: str) -> None:
 def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file."""
     file = BytesIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(file, format="png", metadata={"Software": None})
+    figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
@@ -89,16 +87,15 @@ def digit(axes: Axes, image: Tensor, title: str = "") -> None:
     axes.set_axis_off()
 
 
-def softened(image: Tensor, logits: Tensor, temperatures: Sequence[float]) -> Figure:
-    """Draw a digit beside its teacher's probabilities at each temperature.
+def digit_and_answers(image: Tensor, answers: Mapping[str, Tensor]) -> Figure:
+    """Draw a digit and, beside it, one bar chart of class probabilities per answer.
 
-    ``image``: (64,) in [0, 1]; ``logits``: (10,).
+    ``image``: (64,) in [0, 1]; ``answers``: title → (10,) probabilities.
     """
-    figure, axes = new(1, 1 + len(temperatures), size=(1.6 + 2.3 * len(temperatures), 2.4))
-    digit(axes[0, 0], image, "what the teacher sees")
-    for place, temperature in enumerate(temperatures, start=1):
-        probabilities = soften(logits, temperature).cpu()
-        axes[0, place].bar(range(10), probabilities, color=COLOURS["blue"])
-        axes[0, place].set(title=f"T = {temperature:g}", ylim=(0, 1), xticks=range(10), xlabel="class")
+    figure, axes = new(1, 1 + len(answers), size=(1.6 + 2.3 * len(answers), 2.4))
+    digit(axes[0, 0], image, "the digit")
+    for one, (title, probabilities) in zip(axes[0, 1:], answers.items(), strict=True):
+        one.bar(range(10), probabilities.cpu(), color=COLOURS["blue"])
+        one.set(title=title, ylim=(0, 1), xticks=range(10), xlabel="class")
     axes[0, 1].set_ylabel("probability")
     return figure

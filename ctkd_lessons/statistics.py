@@ -26,7 +26,11 @@ class Interval:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{signed(self.mean)} [{signed(self.low)}, {signed(self.high)}]"
+        return f"{self:-}"
+
+    def __format__(self, sign: str) -> str:
+        """Write "mean [low, high]"; ``sign``: "+", "-" or " ", as for numbers."""
+        return "{} [{}, {}]".format(*(_written(value, sign) for value in (self.mean, self.low, self.high)))
 
 
 def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -71,11 +75,14 @@ class Claim:
     @property
     def bound(self) -> str:
         """The bound in words."""
-        return f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
+        words = f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
+        return words.replace("-", "−")
 
     def __str__(self) -> str:
         verdict = "holds " if self.holds else "BROKEN"
-        return f"{verdict}  {self.text}: {self.measured} over {self.measured.seeds} seeds, claimed {self.bound}"
+        return (
+            f"{verdict}  {self.text}\n        {self.measured: } over {self.measured.seeds} seeds, claimed {self.bound}"
+        )
 
 
 class ClaimBroken(AssertionError):
@@ -96,9 +103,8 @@ def claim(text: str, difference: ArrayLike, *, at_least: float | None = None, at
         raise ClaimBroken(str(made))
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """Write a measured number with its sign. Checks of recorded output skip numbers written so."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+def _written(value: float, sign: str) -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
 
 
 def table(rows: dict[str, ArrayLike], baseline: str | None = None) -> str:
@@ -109,10 +115,10 @@ def table(rows: dict[str, ArrayLike], baseline: str | None = None) -> str:
     if baseline is not None and baseline not in rows:
         raise ValueError(f"baseline: expected one of {list(rows)}, got {baseline!r}")
     width = max(map(len, rows))
-    lines = [f"{'':{width}}  {'mean [95 % interval]':24}" + (f"  gain over {baseline}" if baseline else "")]
+    lines = [f"{'':{width}}   mean [95 % interval]    " + (f"  gain over {baseline}" if baseline else "")]
     for name, values in rows.items():
-        gain = f"  {compare(rows[baseline], values)}" if baseline and name != baseline else ""
-        lines.append(f"{name:{width}}  {interval(values)!s:24}{gain}")
+        gain = f"  {compare(rows[baseline], values):+}" if baseline and name != baseline else ""
+        lines.append(f"{name:{width}}  {interval(values): }{gain}")
     return "\n".join(lines)
 
 

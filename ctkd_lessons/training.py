@@ -26,66 +26,11 @@ from tqdm.auto import tqdm
 
 from ctkd_lessons import expect
 from ctkd_lessons.seeds import course_seeds, stream
+from ctkd_lessons.sources import Source
 from ctkd_lessons.threads import one_thread
 
 Loss = Callable[..., Tensor]
 _CHUNK = 100  # steps between two looks at the losses: divergence is reported, and progress shown
-
-
-class Source:
-    """Examples that ``fit`` draws batches from.
-
-    ``tensors``: (n, …) each, the same for all seeds. ``per_seed``: (S, n, …) each, such as the
-    outputs of each seed's own teacher. ``rows``: (S, m) or (m,): the rows that may be drawn, all n
-    if left out; so that each seed has its own split without a copy of the data.
-    A batch holds the drawn rows of ``tensors``, then those of ``per_seed``.
-    Raises ``ValueError``/``TypeError`` where these do not fit together.
-    """
-
-    def __init__(self, *tensors: Tensor, rows: Tensor | None = None, per_seed: Sequence[Tensor] = ()) -> None:
-        every = [*tensors, *per_seed]
-        if not every or not all(isinstance(tensor, Tensor) for tensor in every):
-            raise TypeError(f"Source: expected at least one tensor, got {[type(t).__name__ for t in every]}")
-        lengths = [len(tensor) for tensor in tensors] + [tensor.shape[1] for tensor in per_seed]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"Source: expected the same number of examples in every tensor, got {lengths}")
-        self.tensors, self.per_seed, self.examples = tensors, tuple(per_seed), lengths[0]
-        self.rows = torch.arange(self.examples) if rows is None else rows
-        if self.rows.numel() == 0:
-            raise ValueError("rows: expected at least one row to draw from, got none")
-        if self.rows.dtype != torch.int64 or self.rows.min() < 0 or self.rows.max() >= self.examples:
-            raise ValueError(f"rows: expected int64 row numbers below {self.examples}")
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the examples."""
-        return (*self.tensors, *self.per_seed)[0].device
-
-    def check_seeds(self, seeds: int) -> None:
-        """Raise ``ValueError`` unless everything that differs by seed has ``seeds`` entries."""
-        sizes = [len(tensor) for tensor in self.per_seed] + [len(self.rows)] * (self.rows.ndim == 2)
-        if any(size != seeds for size in sizes):
-            raise ValueError(f"data: expected {seeds} seeds in per_seed and rows, got {sizes}")
-
-    def order(self, place: int, seed: int, steps: int, batch_size: int, number: int) -> Tensor:
-        """Return the rows of every batch of one seed: (steps, batch_size), each pass reshuffled.
-
-        ``place``: the seed's position in ``rows``; ``number``: the source's position in the data.
-        """
-        rows = self.rows[place] if self.rows.ndim == 2 else self.rows
-        generator = torch.Generator().manual_seed(stream(seed, f"batches of source {number}"))
-        passes = math.ceil(steps * batch_size / len(rows))
-        shuffled = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(passes)])
-        return rows[shuffled[: steps * batch_size]].view(steps, batch_size)
-
-    def flat(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Return all tensors with one leading axis, and where each seed's own rows begin in them."""
-        starts = [torch.arange(len(t), device=t.device).unsqueeze(1) * self.examples for t in self.per_seed]
-        return [*self.tensors, *(t.flatten(0, 1) for t in self.per_seed)], [None] * len(self.tensors) + starts
-
-    def one_seed(self, place: int) -> list[Tensor]:
-        """Return all tensors (n, …) as the seed at ``place`` sees them."""
-        return [*self.tensors, *(tensor[place] for tensor in self.per_seed)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +93,7 @@ def fit(
     initial weights. ``loss(model, *batch)`` returns a scalar; with several sources each batch is a
     tuple of its own: ``loss(model, labelled, unlabelled)``. A loss with an argument ``progress``
     receives the share of the training that is done, a tensor in [0, 1).
-    ``together``: stack the seeds (default: unless the student holds a convolution). The stacked
+    ``together``: stack the seeds (default: unless the student holds a convolution or buffers). The stacked
     loss is traced once, so it must not branch on values or keep a state of its own.
     ``progress_bar``: default: when standard output is a terminal.
 
@@ -169,12 +114,15 @@ def fit(
 
     device = sources[0].device
     models = [_make(make_student, seed, device) for seed in numbers]
+    has_buffers = any(True for _ in models[0].buffers())  # training may change them, each seed's its own way
     if together is None:
-        together = not any(isinstance(module, nn.modules.conv._ConvNd) for module in models[0].modules())
+        together = not (any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules()) or has_buffers)
+    if together and has_buffers:
+        raise ValueError("together: expected False for a student with buffers, such as batch norm's running averages")
     job = _Job(
         objectives=[_Objective(model, loss, spread=isinstance(data, Source)) for model in models],
         sources=sources,
-        orders=[_order(source, number, numbers, steps, batch_size) for number, source in enumerate(sources)],
+        orders=[source.orders(numbers, steps, batch_size, number) for number, source in enumerate(sources)],
         make_optimiser=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True),
         seeds=numbers,
     )
@@ -244,33 +192,37 @@ class _Job:
 
 def _train_together(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Tensor]:
     """Take every step for all seeds at once."""
-    stacked, buffers = stack_module_state(job.objectives)
-    names, parameters = list(stacked), [tensor.detach().clone() for tensor in stacked.values()]
     objective = job.objectives[0]
+    stacked = {name: tensor.detach().clone() for name, tensor in stack_module_state(job.objectives)[0].items()}
+    names = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
+    parameters = [stacked[name] for name in names]
+    frozen = {name: tensor for name, tensor in stacked.items() if name not in names}
 
     def one(
-        values: list[Tensor], extra: dict[str, Tensor], batches: list[tuple[Tensor, ...]], progress: Tensor
+        values: list[Tensor], fixed: dict[str, Tensor], batches: list[tuple[Tensor, ...]], progress: Tensor
     ) -> Tensor:
-        return functional_call(objective, dict(zip(names, values, strict=True)) | extra, (batches, progress))
+        return functional_call(objective, dict(zip(names, values, strict=True)) | fixed, (batches, progress))
 
     gradient = vmap(grad_and_value(one), in_dims=(0, 0, 0, None), randomness="different")
     progress, steps = job.progress(), len(job.orders[0])
-    tables = [source.flat() for source in job.sources]
 
     def batches(step: int) -> list[tuple[Tensor, ...]]:
-        return [_gather(*table, order[step]) for table, order in zip(tables, job.orders, strict=True)]
+        return [source.batch(order[step]) for source, order in zip(job.sources, job.orders, strict=True)]
 
-    step_once = make_fx(gradient)(parameters, buffers, batches(0), progress[0])
+    # Fake tensors: shapes without values, twice as quick to trace. A loss may still hold real ones of its own.
+    step_once = make_fx(gradient, tracing_mode="fake", _allow_non_fake_inputs=True)(
+        parameters, frozen, batches(0), progress[0]
+    )
     _drop_idle_views(step_once)
     optimiser = job.make_optimiser(parameters)
     losses = torch.empty(steps, len(job.seeds), device=progress.device)
     with torch.no_grad(), one_thread():
         for step in _watched(steps, losses, job.seeds, bar):
-            gradients, losses[step] = step_once(parameters, buffers, batches(step), progress[step])
+            gradients, losses[step] = step_once(parameters, frozen, batches(step), progress[step])
             for parameter, value in zip(parameters, gradients, strict=True):
                 parameter.grad = value
             optimiser.step()
-    return {n.removeprefix("student."): p for n, p in zip(names, parameters, strict=True)}, losses.T
+    return {name.removeprefix("student."): tensor for name, tensor in stacked.items()}, losses.T
 
 
 def _drop_idle_views(traced: torch.fx.GraphModule) -> None:
@@ -282,7 +234,7 @@ def _drop_idle_views(traced: torch.fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
         source = node.args[0] if node.op == "call_function" and node.args else None
         if node.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
-            if node.meta["tensor_meta"].shape == source.meta["tensor_meta"].shape:
+            if "tensor_meta" in source.meta and node.meta["tensor_meta"].shape == source.meta["tensor_meta"].shape:
                 node.replace_all_uses_with(source)
         elif node.target is aten.transpose.int and getattr(source, "target", None) is aten.transpose.int:  # noqa: SIM102
             if set(source.args[1:]) == set(node.args[1:]):
@@ -317,19 +269,6 @@ def _make(make_student: Callable[[], nn.Module], seed: int, device: torch.device
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise TypeError(f"make_student: expected it to return a module with parameters, got {type(model).__name__}")
     return model.to(device)
-
-
-def _order(source: Source, number: int, seeds: list[int], steps: int, batch_size: int) -> Tensor:
-    orders = [source.order(place, seed, steps, batch_size, number) for place, seed in enumerate(seeds)]
-    return torch.stack(orders, dim=1).to(source.device)
-
-
-def _gather(tables: list[Tensor], starts: list[Tensor | None], order: Tensor) -> tuple[Tensor, ...]:
-    """Pick rows (S, batch_size) out of flat tables; ``starts``: where each seed's own table begins."""
-    return tuple(
-        table.index_select(0, (order if start is None else order + start).flatten()).unflatten(0, order.shape)
-        for table, start in zip(tables, starts, strict=True)
-    )
 
 
 def _watched(steps: int, losses: Tensor, seeds: list[int], bar: bool | None) -> Iterator[int]:

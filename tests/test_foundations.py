@@ -13,7 +13,7 @@ from ctkd_lessons.data import digits
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.scorecard import accuracy, count_flops, count_parameters, latency, recall, scorecard
 from ctkd_lessons.seeds import course_seeds, stream
-from ctkd_lessons.statistics import ClaimBroken, claim, compare, interval, signed, table
+from ctkd_lessons.statistics import ClaimBroken, claim, compare, interval, table
 
 # --- seeds ------------------------------------------------------------------------------------
 
@@ -165,10 +165,12 @@ def test_bad_statistics(call, names):
         call()
 
 
-def test_numbers_are_written_so_that_recorded_output_can_skip_them():
-    assert signed(-0.1234) == "−0.123"
-    assert signed(0.5) == "+0.500"
-    assert "+1.500 [" in table({"a": [1.0, 2.0], "b": [2.0, 3.5]}, baseline="a")
+def test_intervals_are_written_so_that_recorded_output_can_skip_them():
+    assert str(interval([-0.1, -0.3])) == "−0.200 [−1.471, 1.071]"
+    assert f"{interval([0.5, 0.5]):+}" == "+0.500 [+0.500, +0.500]"
+    rows = table({"a": [1.0, 2.0], "b": [2.0, 3.5]}, baseline="a").splitlines()
+    assert rows[1].startswith("a   1.500 [")
+    assert "  +1.250 [" in rows[2]
 
 
 # --- scorecard --------------------------------------------------------------------------------

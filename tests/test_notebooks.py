@@ -136,9 +136,13 @@ def test_links_between_files_lead_somewhere(path):
 # --- nbval catches what it should -------------------------------------------------------------
 
 
+def printed(text):
+    return nbformat.v4.new_output("stream", text=text)
+
+
 def broken(**changes):
     cell = nbformat.v4.new_code_cell("print(1 + 1)", execution_count=1)
-    cell.outputs = [nbformat.v4.new_output("stream", text="2\n")]
+    cell.outputs = [printed("2\n")]
     cell.update(changes)
     return nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "x"}})
 
@@ -151,8 +155,8 @@ def broken(**changes):
         (broken(source="1 / 0"), False),
         (broken(source="while True: pass"), False),
         (broken(source="import os; os._exit(1)"), False),
-        (broken(source="print('+0.123')", outputs=[nbformat.v4.new_output("stream", text="−0.456\n")]), True),
-        (broken(source="print('0.123')", outputs=[nbformat.v4.new_output("stream", text="0.456\n")]), False),
+        (broken(source="print('0.123 [0.1, 0.2]')", outputs=[printed("−0.4 [−0.5, +0.3]\n")]), True),
+        (broken(source="print('0.123')", outputs=[printed("0.456\n")]), False),
     ],
     ids=["whole", "changed output", "error", "endless loop", "dead kernel", "measured number", "analytic number"],
 )

@@ -179,3 +179,39 @@ def test_bad_input_names_the_argument(change, error, names):
 def test_a_source_that_does_not_fit_says_so(make, error, names):
     with pytest.raises(error, match=names):
         make()
+
+
+def test_running_averages_are_trained_one_by_one():
+    make = lambda: nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    students = fit(make, from_labels, TRAIN, seeds=4, steps=3)
+    assert students.buffers["1.num_batches_tracked"].tolist() == [3] * 4
+    assert torch.allclose(students.one(1)(DATA.images), students.predict(DATA.images)[1], atol=1e-5)
+    with pytest.raises(ValueError, match="together: expected False for a student with buffers"):
+        fit(make, from_labels, TRAIN, seeds=4, steps=3, together=True)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_frozen_parameters_stay(together):
+    def make():
+        model = SMALL()
+        model[0].requires_grad_(False)
+        return model
+
+    students = fit(make, from_labels, TRAIN, seeds=4, steps=3, together=together)
+    untrained = fit(SMALL, from_labels, TRAIN, seeds=4, steps=1, learning_rate=1e-30)
+    assert torch.equal(students.parameters["0.weight"], untrained.parameters["0.weight"])
+    assert not torch.equal(students.parameters["2.weight"], untrained.parameters["2.weight"])
+
+
+def test_a_loss_may_hold_tensors_of_its_own():
+    weight = torch.linspace(0.5, 2, 10)
+    loss = lambda model, x, y: F.cross_entropy(model(x), y, weight=weight) + (model(x) @ torch.eye(10)).square().mean()
+    fits = [fit(SMALL, loss, TRAIN, seeds=4, steps=20, together=together) for together in (True, False)]
+    assert largest_difference(fits[0].parameters, fits[1].parameters) < 1e-5
+
+
+def test_each_step_draws_its_own_dropout():
+    """Traced once, but random at every step and for every seed."""
+    noise = lambda model, x: F.dropout(model(x) * 0 + 1, 0.5).mean()
+    losses = fit(SMALL, noise, Source(DATA.images), seeds=4, steps=6).losses
+    assert len(losses.unique()) > 12

@@ -48,10 +48,19 @@ class Report:
         return {"text/plain": repr(self), "text/html": self._html()}, {"ctkd": record}
 
     def _html(self) -> str:
-        headline, *details = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(line)) for line in self.lines)
+        headline, *details = (_marked_up(line) for line in self.lines)
         items = "".join(f'<div style="margin-top:.4em">{line}</div>' for line in details)
         style = f"border-left:4px solid {COLOURS[self.finding.verdict]};padding:.5em .9em;max-width:46em"
         return f'<div class="ctkd-check" style="{style}"><strong>{headline}</strong>{items}</div>'
+
+
+def _marked_up(line: str) -> str:
+    """Turn `code` and *stress* into HTML; a star inside code stays a star."""
+    parts = re.split(r"(`[^`]+`)", html.escape(line))
+    return "".join(
+        f"<code>{part[1:-1]}</code>" if part.startswith("`") else re.sub(r"\*([^*]+)\*", r"<em>\1</em>", part)
+        for part in parts
+    )
 
 
 def check(exercise_id: str, answer: Answer) -> Report:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,11 +81,16 @@ def doctor() -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
     """Open JupyterLab on the first notebook; further options go to "jupyter lab"."""
-    # Nothing leaves the machine: JupyterLab would look for news and newer versions of itself.
-    offline = ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    command = [sys.executable, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *offline, *as_root, *context.args]
-    raise typer.Exit(subprocess.call(command, cwd=ROOT))
+    # Nothing leaves the machine: JupyterLab would look for news and newer versions of itself, and ask whether it may.
+    options = ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    settings = [str(Path(__file__).parent / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    # Without it, the folder of the first notebook would be the root, and my_work/ out of reach.
+    options += [f"--ServerApp.root_dir={ROOT}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container, where JupyterLab would refuse
+        options += ["--allow-root"]
+    command = [sys.executable, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *options, *context.args]
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(settings)}
+    raise typer.Exit(subprocess.call(command, cwd=ROOT, env=environment))
 
 
 def _find(text: str) -> Lesson:

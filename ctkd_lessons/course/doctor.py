@@ -96,11 +96,9 @@ def _space(root: Path) -> Diagnosis:
 
 
 def _seed() -> Diagnosis:
-    text = os.environ.get(VARIABLE)
     try:
-        course_seeds(1)
+        first = course_seeds(1)[0]
     except ValueError as error:
         return Diagnosis(False, str(error), f"Unset {VARIABLE}, or give it a whole number.")
-    return Diagnosis(
-        True, f"{VARIABLE} = {text}: your numbers differ from the printed ones" if text else "seeds as printed"
-    )
+    shifted = f"{VARIABLE} = {os.environ.get(VARIABLE)}: your numbers differ from the printed ones"
+    return Diagnosis(True, shifted if first else "the seeds are those of the printed numbers")
