@@ -27,7 +27,7 @@ def temperature_slider(images: Tensor, logits: Tensor, labels: Tensor) -> None:
         value=4, base=2, min=-1, max=5, step=0.1, description="temperature T", style=whole
     )
     choice = ipywidgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], description="digit")
-    picture = ipywidgets.Image(format="png")
+    picture = ipywidgets.Image(format="png", layout={"width": "430px"})
     picture.add_class("ctkd-temperature")
 
     def redraw(_: object = None) -> None:
