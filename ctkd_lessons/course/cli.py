@@ -84,11 +84,11 @@ def lab(context: typer.Context) -> None:
     # Nothing leaves the machine: JupyterLab would look for news and newer versions of itself, and ask whether it may.
     options = ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     settings = [str(Path(__file__).parent / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    # Without it, the folder of the first notebook would be the root, and my_work/ out of reach.
-    options += [f"--ServerApp.root_dir={ROOT}"]
+    # Not as an argument: that would make the notebook's folder the root, and put my_work/ out of reach.
+    options += [f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container, where JupyterLab would refuse
         options += ["--allow-root"]
-    command = [sys.executable, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *options, *context.args]
+    command = [sys.executable, "-m", "jupyterlab", *options, *context.args]
     environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(settings)}
     raise typer.Exit(subprocess.call(command, cwd=ROOT, env=environment))
 
