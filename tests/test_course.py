@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -255,9 +256,12 @@ def test_doctor_is_content_here_and_names_each_problem(monkeypatch, tmp_path):
 
 def test_lab_is_offline_and_hands_options_on(monkeypatch):
     called = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command, **options: called.append(command) or 0)
+    monkeypatch.setattr(
+        cli.subprocess, "call", lambda command, **options: called.append((command, options["env"])) or 0
+    )
     assert CliRunner().invoke(cli.app, ["lab", "--no-browser", "--port=8899"]).exit_code == 0
-    assert {"--no-browser", "--port=8899", f"--ServerApp.root_dir={ROOT}"} <= set(called[0])
+    assert {"--no-browser", "--port=8899", f"--ServerApp.root_dir={ROOT}"} <= set(called[0][0])
+    assert called[0][1]["PATH"].startswith(str(Path(sys.executable).parent))
 
 
 def test_a_folder_without_lessons_says_how_to_install(tmp_path):

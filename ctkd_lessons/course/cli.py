@@ -89,7 +89,9 @@ def lab(context: typer.Context) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container, where JupyterLab would refuse
         options += ["--allow-root"]
     command = [sys.executable, "-m", "jupyterlab", *options, *context.args]
-    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(settings)}
+    # A terminal in JupyterLab should find "ctkd" too.
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(settings), "PATH": os.pathsep.join(path)}
     raise typer.Exit(subprocess.call(command, cwd=ROOT, env=environment))
 
 
