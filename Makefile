@@ -12,10 +12,10 @@ lab: .venv/ready
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with=tests/nbval.cfg tests notebooks solutions
+	$(BIN)/python -m pytest --nbval tests notebooks solutions
 
 test-all: test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with=tests/nbval.cfg notebooks solutions
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval notebooks solutions
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ def fit(
     receives the share of the training that is done, a tensor in [0, 1).
     ``together``: stack the seeds (default: unless the student holds a convolution or buffers). The stacked
     loss is traced once, so it must not branch on values or keep a state of its own.
-    ``progress_bar``: default: when standard output is a terminal.
+    ``progress_bar``: default: after three seconds, unless the variable CTKD_NO_PROGRESS is set.
 
     Data and students live on the device of the data. Same arguments, same machine: bit-identical
     students. Raises ``ValueError``/``TypeError`` for bad arguments and ``FloatingPointError``,

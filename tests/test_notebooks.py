@@ -95,6 +95,11 @@ def test_the_sheet_holds_no_answer(lesson):
 # --- notebooks as they are kept ---------------------------------------------------------------
 
 
+def unrun_cells(notebook):
+    """nbval skips a cell without an execution count in silence."""
+    return [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count is None]
+
+
 @every_notebook
 def test_kept_notebooks_are_clean(path):
     text = path.read_text(encoding="utf-8")
@@ -103,12 +108,12 @@ def test_kept_notebooks_are_clean(path):
     assert notebook.metadata.kernelspec.name == "python3"
     assert len(text) < 400_000
     assert not re.search(r"/(home|root|tmp|Users|work)/", text)
+    assert unrun_cells(notebook) == []
     assert WIDGET not in text
     assert "widgets" not in notebook.metadata
     for cell in notebook.cells:
         assert re.fullmatch(r"[a-z0-9_-]+", cell.id), "give the cell a speaking id"
         if cell.cell_type == "code":
-            assert cell.execution_count is not None, cell.id
             assert len(cell.source.splitlines()) <= 25, cell.id
             assert all(output.get("name") != "stderr" for output in cell.outputs), cell.id
             for output in cell.outputs:
@@ -145,6 +150,12 @@ def broken(**changes):
     cell.outputs = [printed("2\n")]
     cell.update(changes)
     return nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "x"}})
+
+
+def test_a_cell_that_was_never_run_is_caught():
+    notebook = broken(execution_count=None, outputs=[])
+    assert unrun_cells(notebook) == [notebook.cells[0].id]
+    assert unrun_cells(broken()) == []
 
 
 @pytest.mark.parametrize(
