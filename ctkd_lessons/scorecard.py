@@ -92,6 +92,10 @@ def _hits(logits: Tensor, labels: Tensor, rows: Tensor | None) -> tuple[Tensor, 
     expect.labels("labels", labels, examples=examples, classes=classes)
     if rows is None:
         rows = torch.arange(examples, device=labels.device).expand(seeds, -1)
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64:
+        raise TypeError(f"rows: expected a torch.int64 tensor, got {getattr(rows, 'dtype', type(rows).__name__)}")
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < examples:
+        raise ValueError(f"rows: expected row numbers 0 to {examples - 1}, got {int(rows.min())} to {int(rows.max())}")
     if rows.ndim != 2 or len(rows) != seeds or rows.shape[1] == 0:
         raise ValueError(f"rows: expected shape ({seeds}, m), got {tuple(rows.shape)}")
     return logits.argmax(dim=-1) == labels, rows

@@ -47,7 +47,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     L = T² · mean_i Σ_c p_t (log p_t − log p_s), p = softmax(z / T).
 
     The gradient of the sum shrinks like 1 / T²; the factor T² keeps the loss's weight the same
-    at every temperature. Both logits: (B, C), same dtype. Returns a scalar ≥ 0.
+    at every temperature. Both logits: (B, C), same dtype. Returns a scalar ≥ 0, up to rounding.
     Raises ``ValueError``/``TypeError`` if shapes, dtypes, values or T are not as above.
     Source: Hinton et al. 2015, section 2.
     """
@@ -121,7 +121,7 @@ def balanced_offset(logits: Tensor, label: int, share: float) -> float:
     if others.shape[-1] == 0:
         raise ValueError(f"logits: expected at least two classes, got shape {tuple(logits.shape)}")
     margins = others.amax(dim=-1) - logits[:, label]
-    # Rounded first, so that 0.1 · 30 counts as 3 and not as 3.0000000000000004.
+    # Rounded first, so that 0.07 · 100 counts as 7 and not as 7.000000000000001.
     rank = max(1, math.ceil(round(share * len(logits), 9)))
     return float(margins.sort().values[rank - 1])
 

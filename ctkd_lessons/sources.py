@@ -23,6 +23,8 @@ class Source:
         every = [*tensors, *per_seed]
         if not every or not all(isinstance(tensor, Tensor) for tensor in every):
             raise TypeError(f"Source: expected at least one tensor, got {[type(t).__name__ for t in every]}")
+        if any(tensor.ndim < 1 for tensor in tensors) or any(tensor.ndim < 2 for tensor in per_seed):
+            raise ValueError("Source: expected tensors (n, …), and (S, n, …) in per_seed, got too few axes")
         lengths = [len(tensor) for tensor in tensors] + [tensor.shape[1] for tensor in per_seed]
         if len(set(lengths)) > 1:
             raise ValueError(f"Source: expected the same number of examples in every tensor, got {lengths}")
@@ -31,6 +33,10 @@ class Source:
         # Where each seed's own examples begin once the first two axes of ``per_seed`` are one.
         seeds = len(per_seed[0]) if per_seed else 0
         self._starts = torch.arange(seeds, device=every[0].device).unsqueeze(1) * self.examples
+        if not isinstance(self.rows, Tensor) or self.rows.ndim not in (1, 2):
+            raise TypeError(
+                f"rows: expected a tensor (m,) or (S, m), got {getattr(self.rows, 'shape', type(self.rows))}"
+            )
         if self.rows.numel() == 0:
             raise ValueError("rows: expected at least one row to draw from, got none")
         if self.rows.dtype != torch.int64 or self.rows.min() < 0 or self.rows.max() >= self.examples:

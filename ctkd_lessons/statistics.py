@@ -13,7 +13,11 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and the range in which the true mean lies with the given confidence.
+    """A mean over seeds and its confidence interval.
+
+    An interval made this way contains the true mean in 95 % of all repetitions (or as many as the
+    confidence says). The seeds redraw splits, teachers and students from the same data set: the
+    interval speaks of that, not of other data sets.
 
     ``mean``, ``low``, ``high``: in the units of the values; ``positive``: how many of the ``seeds``
     values are above zero.
@@ -93,7 +97,8 @@ def claim(text: str, difference: ArrayLike, *, at_least: float | None = None, at
     """Show a claim with its measured interval; raise ``ClaimBroken`` if it does not hold.
 
     ``difference``: (S,), one value per seed. With ``at_least`` the interval's lower end must reach
-    the bound; with ``at_most`` (for "does not help") its upper end must stay within it.
+    the bound; with ``at_most`` (for "does not help") its upper end must stay within it. Raises
+    ``ValueError`` unless there is a text, exactly one bound, and one finite number per seed.
     """
     if not text or (at_least is None) == (at_most is None):
         raise ValueError("claim: expected a sentence and exactly one of at_least and at_most")

@@ -38,7 +38,8 @@ class Students:
     """Trained students, one per seed.
 
     ``parameters`` and ``buffers``: name → (S, …), stacked; ``losses``: (S, steps), float32, the loss
-    of each batch before its step; ``seeds``: the S seeds.
+    of each batch before its step; ``seeds``: the S seeds; ``skeleton``: a module of the students'
+    form, its own numbers unused; ``stacked``: whether all students answer in one operation.
     """
 
     skeleton: nn.Module
@@ -106,15 +107,19 @@ def fit(
     expect.count("batch_size", batch_size)
     expect.number("learning_rate", learning_rate, above=0)
     expect.number("weight_decay", weight_decay, low=0)
-    sources = [data] if isinstance(data, Source) else list(data)
-    if not sources or not all(isinstance(source, Source) for source in sources):
+    sources = [data] if isinstance(data, Source) else data
+    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(one, Source) for one in sources):
         raise TypeError("data: expected a Source or several, such as Source(images, labels, rows=digits.train)")
     for source in sources:
         source.check_seeds(len(numbers))
 
     device = sources[0].device
     models = [_make(make_student, seed, device) for seed in numbers]
+    if len({id(model) for model in models}) < len(models):
+        raise ValueError("make_student: expected a new module at every call, got the same one twice")
     has_buffers = any(True for _ in models[0].buffers())  # training may change them, each seed's its own way
+    if together not in (None, True, False):
+        raise TypeError(f"together: expected True, False or None, got {together!r}")
     if together is None:
         together = not (any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules()) or has_buffers)
     if together and has_buffers:
@@ -126,7 +131,10 @@ def fit(
         make_optimiser=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True),
         seeds=numbers,
     )
-    parameters, losses = (_train_together if together else _train_one_by_one)(job, progress_bar)
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(numbers[0], "noise"))  # for what a loss draws itself, such as dropout
+        _rehearse(job)
+        parameters, losses = (_train_together if together else _train_one_by_one)(job, progress_bar)
     buffers = stack_module_state(models)[1]
     return Students(models[0], parameters, buffers, losses, tuple(numbers), together)
 
@@ -146,6 +154,8 @@ def tuned(
     part. ``options``: further arguments of ``fit``. A learning rate at which a student diverges
     is out. Raises ``FloatingPointError`` if that leaves none.
     """
+    if not learning_rates:
+        raise ValueError("learning_rates: expected at least one, got none")
     best, best_score = None, -math.inf
     for learning_rate in learning_rates:
         try:
@@ -153,6 +163,8 @@ def tuned(
         except FloatingPointError:
             continue
         score = float(np.mean(validate(students)))
+        if not math.isfinite(score):
+            raise ValueError(f"validate: expected finite scores, got a mean of {score}")
         if score > best_score:
             best, best_score = students, score
     if best is None:
@@ -188,6 +200,15 @@ class _Job:
     def progress(self) -> Tensor:
         steps = len(self.orders[0])
         return torch.arange(steps, device=self.orders[0].device) / steps
+
+
+def _rehearse(job: _Job) -> None:
+    """Compute one loss as plain PyTorch does, so that a mistake in it shows as a plain error."""
+    batches = [source.batch(order[0]) for source, order in zip(job.sources, job.orders, strict=True)]
+    objective = copy.deepcopy(job.objectives[0])  # the student's running averages, if any, stay as they are
+    value = objective([tuple(tensor[0] for tensor in batch) for batch in batches], job.progress()[0])
+    if not value.requires_grad:
+        raise ValueError("loss: expected a value that depends on the student, got one without gradient")
 
 
 def _train_together(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Tensor]:

@@ -109,6 +109,74 @@ def test_right_answers_written_differently_pass(answer):
     assert check("01.kd_loss", answer).passed
 
 
+def limit_without_gradient(s, t):
+    with torch.no_grad():
+        d = s - t
+        return (d - d.mean(1, keepdim=True)) / d.numel()
+
+
+@pytest.mark.parametrize(
+    ("exercise_id", "answer"),
+    [
+        ("01.soften", lambda z, T: (z / T - (z / T).logsumexp(-1, keepdim=True)).exp()),
+        ("01.soften", lambda z, T: torch.stack([torch.softmax(row / T, 0) for row in z])),
+        ("01.kd_gradient_limit", limit_without_gradient),
+        ("01.kd_gradient_limit", lambda s, t: limit_without_gradient(s, t.detach())),
+        ("01.correct_bias", lambda z, c, o: z + o * F.one_hot(torch.tensor(c), z.shape[1])),
+        ("01.correct_bias", lambda z, c, o: torch.cat([z[:, :c], z[:, c : c + 1] + o, z[:, c + 1 :]], 1)),
+    ],
+)
+def test_more_right_answers_written_differently_pass(exercise_id, answer):
+    assert check(exercise_id, answer).passed, told(answer, exercise_id)
+
+
+def batch_maximum(z, T):
+    powers = ((z - z.max()) / T).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def lower_quantile(z, c, share):
+    others = z.clone()
+    others[:, c] = -torch.inf
+    return (others.amax(-1) - z[:, c]).quantile(share, interpolation="lower").item()
+
+
+@pytest.mark.parametrize(
+    ("exercise_id", "answer"), [("01.soften", batch_maximum), ("01.balanced_offset", lower_quantile)]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_nearly_right_answers_fail(exercise_id, answer, seed):
+    assert not examine(exercises.find(exercise_id), answer, seed).passed
+
+
+def no_detach_by_library(s, t, T):
+    return F.kl_div(F.log_softmax(s / T, -1), torch.softmax(t / T, -1), reduction="batchmean") * T * T
+
+
+def gradient_left(student, teacher, *rest):
+    exercises.find("01.distil").reference(student, teacher, *rest)
+    teacher(rest[0]).sum().backward()
+
+
+def helper(z):
+    return z.no_such_method()
+
+
+@pytest.mark.parametrize(
+    ("exercise_id", "answer", "words"),
+    [
+        ("01.kd_loss", no_detach_by_library, "Gradient flows into `teacher_logits`; it should receive none"),
+        ("01.kd_loss", lambda s, t, T: s.requires_grad_().sum() * 0 + right(s, t, T).double(), "The dtype"),
+        ("01.kd_loss", lambda s, t, T: torch.tensor(s.numpy().sum()), "Stay in torch"),
+        ("01.kd_loss", lambda s, t, T: right(s, t, T) + helper(s), '(line 1 of your function: `("01.kd_loss", lambda'),
+        ("01.distil", gradient_left, "gradient left in the teacher should be none"),
+        ("01.soften", lambda z, T: torch.softmax((z / T).long(), -1), "stopped with NotImplementedError"),
+    ],
+)
+def test_these_are_told_too(exercise_id, answer, words):
+    assert words in told(answer, exercise_id)
+
+
 def right(s, t, temperature):
     return soft_targets.kd_loss(s, t, temperature)
 
@@ -148,7 +216,7 @@ def crashes(s, t, temperature):
         (lambda s, t, T: right(s, t, T).expand(3), r"should have shape (); yours has (3,)"),
         (in_place, "changes its input `student_logits` in place"),
         (only_ten_classes, "times the number of classes and times 0.1"),
-        (only_one_shape, "right on 1 of 7 inputs"),
+        (only_one_shape, "right on 1 of 7 inputs, such as: student_logits (4, 10)"),
         (crashes, "line 2 of your function: `return s.no_such_method()`"),
         (lambda s, t: right(s, t, 4.0), "Keep the name and the arguments"),
         (lambda s, t, T: right(s, t, T) * torch.nan, "nan or inf"),

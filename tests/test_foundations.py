@@ -74,6 +74,11 @@ def test_labelled_subset_is_stratified_and_from_training(count):
         assert len(subset.unique()) == count
 
 
+def test_almost_all_labels_is_refused_in_words():
+    with pytest.raises(ValueError, match="count: expected at most 1067, or all 1077, got 1070"):
+        DATA.labelled_subset(1070)
+
+
 @pytest.mark.parametrize("count", [9, 0, 1078])
 def test_too_few_or_too_many_labels(count):
     with pytest.raises(ValueError, match=f"count: expected 10 to 1077, got {count}"):
@@ -208,6 +213,12 @@ def test_scorecard_measures():
         (lambda: accuracy(torch.zeros(2, 3, 4), torch.zeros(3)), TypeError, "labels"),
         (lambda: accuracy(torch.zeros(2, 3, 4), torch.tensor([0, 1, 4])), ValueError, "labels"),
         (lambda: accuracy(torch.zeros(2, 3, 4), torch.tensor([0, 1, 3]), torch.tensor([[0]])), ValueError, "rows"),
+        (
+            lambda: accuracy(torch.zeros(1, 3, 4), torch.tensor([0, 1, 3]), torch.tensor([[3]])),
+            ValueError,
+            "rows: .*0 to 2",
+        ),
+        (lambda: accuracy(torch.zeros(1, 3, 4), torch.tensor([0, 1, 3]), torch.tensor([[0.0]])), TypeError, "rows"),
         (
             lambda: recall(torch.zeros(2, 3, 4), torch.tensor([0, 1, 3]), 2),
             ValueError,

@@ -15,6 +15,7 @@ from ctkd_lessons.training import Source, fit, tuned
 
 DATA = digits.load(seeds=4)
 SMALL = partial(mlp, [64, 16, 10])
+SHARED = SMALL()
 TRAIN = Source(DATA.images, DATA.labels, rows=DATA.train)
 
 
@@ -151,6 +152,11 @@ def test_tuned_takes_the_best_and_passes_over_what_diverges():
         ({"batch_size": -1}, ValueError, "batch_size"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay"),
+        ({"data": None}, TypeError, "data: expected a Source"),
+        ({"together": "yes"}, TypeError, "together: expected True, False or None"),
+        ({"make_student": lambda: SHARED}, ValueError, "make_student: expected a new module"),
+        ({"loss": lambda model, x, y: model(x).detach().mean()}, ValueError, "loss: .* without gradient"),
+        ({"loss": lambda model, x, y: (model(x) - y).mean()}, RuntimeError, "size of tensor"),
         ({"data": []}, TypeError, "data: expected a Source"),
         ({"data": (DATA.images, DATA.labels)}, TypeError, "data: expected a Source"),
         ({"make_student": lambda: nn.ReLU()}, TypeError, "make_student"),
@@ -174,6 +180,9 @@ def test_bad_input_names_the_argument(change, error, names):
         (lambda: Source(torch.zeros(3), rows=torch.tensor([3])), ValueError, "rows: .* below 3"),
         (lambda: Source(torch.zeros(3), rows=torch.tensor([], dtype=torch.int64)), ValueError, "rows: .* got none"),
         (lambda: Source(torch.zeros(3), rows=torch.tensor([0.0])), ValueError, "rows"),
+        (lambda: Source(torch.zeros(3), rows=[0]), TypeError, "rows: expected a tensor"),
+        (lambda: Source(torch.zeros(3), rows=torch.tensor(0)), TypeError, "rows: expected a tensor"),
+        (lambda: Source(torch.zeros(3), per_seed=[torch.zeros(3)]), ValueError, "too few axes"),
     ],
 )
 def test_a_source_that_does_not_fit_says_so(make, error, names):
@@ -210,8 +219,17 @@ def test_a_loss_may_hold_tensors_of_its_own():
     assert largest_difference(fits[0].parameters, fits[1].parameters) < 1e-5
 
 
-def test_each_step_draws_its_own_dropout():
-    """Traced once, but random at every step and for every seed."""
+@pytest.mark.parametrize("together", [True, False])
+def test_each_step_draws_its_own_dropout_and_draws_it_again(together):
+    """Traced once, but random at every step and for every seed; the same when repeated."""
     noise = lambda model, x: F.dropout(model(x) * 0 + 1, 0.5).mean()
-    losses = fit(SMALL, noise, Source(DATA.images), seeds=4, steps=6).losses
-    assert len(losses.unique()) > 12
+    losses = [fit(SMALL, noise, Source(DATA.images), seeds=4, steps=6, together=together).losses for _ in range(2)]
+    assert len(losses[0].unique()) > 12
+    assert torch.equal(*losses)
+
+
+def test_tuned_wants_rates_and_scores():
+    with pytest.raises(ValueError, match="learning_rates: expected at least one"):
+        tuned(SMALL, from_labels, TRAIN, validate=lambda students: [0.0], learning_rates=())
+    with pytest.raises(ValueError, match="validate: expected finite scores"):
+        tuned(SMALL, from_labels, TRAIN, validate=lambda students: [np.nan], seeds=4, steps=2)

@@ -5,6 +5,7 @@ page of claims, environment.yml. Tests compare each with what these functions wo
 """
 
 import base64
+import hashlib
 import json
 import os
 import time
@@ -62,12 +63,15 @@ def environment() -> None:
 def sweep(seeds: Annotated[list[int], typer.Argument(help="values of CTKD_SEED")]) -> None:
     """Run every lesson under other seeds and note, for each claim, where it held."""
     path = ROOT / "notebooks" / SEEDS_SHOWN
-    table: dict[str, dict[str, dict[str, bool]]] = json.loads(path.read_text()) if path.exists() else {}
+    table: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     for seed in seeds:
         for lesson in sorted((ROOT / "notebooks").glob("0*.ipynb")):
             made = _claims(execute(read_notebook(lesson), lesson.parent, seed=seed, allow_errors=True))
+            code = code_of(read_notebook(lesson))
+            if table.get(lesson.stem, {}).get("code") != code:
+                table[lesson.stem] = {"code": code, "claims": {}}
             for claim in made:
-                table.setdefault(lesson.stem, {}).setdefault(claim["text"], {})[str(seed)] = claim["holds"]
+                table[lesson.stem]["claims"].setdefault(claim["text"], {})[str(seed)] = claim["holds"]
             broken = [claim["text"] for claim in made if not claim["holds"]]
             print(f"{lesson.stem} CTKD_SEED={seed}: {len(made)} claims, broken: {broken or 'none'}", flush=True)
         path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -110,6 +114,12 @@ def exercise_sheet(solution: NotebookNode) -> NotebookNode:
     return tidy(sheet)
 
 
+def code_of(notebook: NotebookNode) -> str:
+    """Return a fingerprint of a notebook's code: what was found with other code says nothing about this one."""
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
 def claims_page(root: Path) -> str:
     """Return the page of all claims, read from the outputs of the executed lessons."""
     seeds_path = root / "notebooks" / SEEDS_SHOWN
@@ -121,7 +131,9 @@ def claims_page(root: Path) -> str:
         "the interval's near end must keep, and at how many other values of `CTKD_SEED` the claim held. Do not edit.",
     ]
     for path in sorted((root / "notebooks").glob("0*.ipynb")):
-        rows = [_row(claim, others.get(path.stem, {})) for claim in _claims(read_notebook(path))]
+        notebook, found = read_notebook(path), others.get(path.stem, {})
+        held = found["claims"] if found.get("code") == code_of(notebook) else {}
+        rows = [_row(claim, held) for claim in _claims(notebook)]
         if rows:
             head = ["", f"## [{path.stem}]({path.name})", "", "| claim | measured | bound | seeds | other seeds |"]
             lines += [*head, "| --- | --- | --- | --- | --- |", *rows]

@@ -38,12 +38,15 @@ class Digits:
     seeds: tuple[int, ...]
 
     def labelled_subset(self, count: int) -> Tensor:
-        """Draw ``count`` training rows for each seed, each digit equally often (give or take one).
+        """Draw ``count`` training rows for each seed, with the class shares of the whole.
 
-        Returns row numbers (S, count). Raises ``ValueError`` for fewer labels than classes, or
-        for more than the training part holds.
+        Returns row numbers (S, count). Raises ``ValueError`` for fewer labels than classes, or for
+        more than the training part holds; at least one of each class is left over, or nothing is.
         """
-        expect.count("count", count, low=CLASSES, high=self.train.shape[1])
+        available = self.train.shape[1]
+        expect.count("count", count, low=CLASSES, high=available)
+        if available - CLASSES < count < available:
+            raise ValueError(f"count: expected at most {available - CLASSES}, or all {available}, got {count}")
         rows = [
             _stratified(part, self.labels, count, stream(seed, "labelled subset"))[0] if count < len(part) else part
             for part, seed in zip(self.train, self.seeds, strict=True)

@@ -83,21 +83,27 @@ class Exercise:
         return [(mistake,) for mistake in self.mistakes] + several
 
 
-def observe_call(answer: Answer, case: Case) -> Observation:
+def observe_value_only(answer: Answer, case: Case) -> Observation:
     """Call ``answer`` with the case's values in order; NumPy arrays become tensors.
 
-    Observes the type of what comes back, its dtype and value, the gradient with respect to every
-    floating tensor (for a value that is no scalar, the gradient of a fixed weighted sum of it),
-    and every array as the call left it.
+    Observes the type of what comes back, its dtype and value, and every array as the call left it.
     """
     given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
     seen = observe_value(answer(*given.values()))
     for name, value in given.items():
         if isinstance(value, Tensor):
-            seen[f"`{name}` afterwards"] = value.numpy()
-    if seen["type"] == "torch.Tensor":
-        seen |= _observe_gradients(answer, case)
+            seen[f"`{name}` afterwards"] = value.detach().numpy()
     return seen
+
+
+def observe_call(answer: Answer, case: Case, constants: tuple[str, ...] = ()) -> Observation:
+    """Observe the value as ``observe_value_only``, and the gradient.
+
+    With respect to every floating tensor; for a value that is no scalar, the gradient of a fixed
+    weighted sum of it. Of ``constants`` only whether any gradient reaches them.
+    """
+    seen = observe_value_only(answer, case)
+    return seen | _observe_gradients(answer, case, constants) if seen["type"] == "torch.Tensor" else seen
 
 
 def observe_value(value: object) -> Observation:
@@ -111,7 +117,7 @@ def observe_value(value: object) -> Observation:
     return {"type": type(value).__name__}
 
 
-def _observe_gradients(answer: Answer, case: Case) -> Observation:
+def _observe_gradients(answer: Answer, case: Case, constants: tuple[str, ...]) -> Observation:
     leaves = {
         name: torch.tensor(value, requires_grad=True)
         for name, value in case.items()
@@ -128,7 +134,10 @@ def _observe_gradients(answer: Answer, case: Case) -> Observation:
     weights = torch.cos(torch.arange(value.numel(), dtype=value.dtype)).view(value.shape)
     total = (value * weights).sum() if value.ndim else value
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {"differentiable": "yes"} | {
-        f"gradient of `{name}`": (torch.zeros_like(leaf) if gradient is None else gradient).numpy()
-        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
-    }
+    seen: Observation = {"differentiable": "yes"}
+    for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+        if name in constants:
+            seen[f"gradient into `{name}`"] = "none" if gradient is None or not gradient.any() else "some"
+        else:
+            seen[f"gradient of `{name}`"] = (torch.zeros_like(leaf) if gradient is None else gradient).numpy()
+    return seen

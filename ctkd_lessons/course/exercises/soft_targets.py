@@ -1,6 +1,7 @@
 """The exercises of lesson 01: soft targets."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ctkd_lessons.course.exercises.description import (
     Observation,
     Property,
     observe_call,
+    observe_value_only,
 )
 
 SHAPES = ((4, 10), (1, 3), (7, 5), (16, 10), (3, 2), (5, 12))
@@ -56,8 +58,9 @@ def _soften_inputs(rng: np.random.Generator) -> list[Case]:
     cases = [
         {"logits": pair["student_logits"], "temperature": t} for pair, t in zip(_pairs(rng), temperatures, strict=True)
     ]
-    huge = rng.choice([-1e5, 0.0, 1e5], (3, 6)) + rng.normal(0, 1, (3, 6))
-    return [*cases, {"logits": huge.astype("float32"), "temperature": 2.0}]
+    # Rows that lie far apart, too: the largest logit of the batch is no help for the others.
+    huge = rng.choice([-1e5, 0.0, 1e5], (3, 6)) + rng.normal(0, 1, (3, 6)) + np.array([[0.0], [-3e5], [3e5]])
+    return [*cases, {"logits": huge, "temperature": 2.0}]
 
 
 def _wrong_soften(
@@ -70,8 +73,14 @@ def _wrong_soften(
     unstable: bool = False,
     divided_after: bool = False,
     hard: bool = False,
+    logs: bool = False,
+    over_everything: bool = False,
 ) -> Tensor:
     axis = 0 if batch_axis else -1
+    if logs:
+        return F.log_softmax(logits / temperature, axis)
+    if over_everything:
+        return torch.softmax((logits / temperature).flatten(), 0).view(logits.shape)
     if hard:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     if divided_after:
@@ -121,6 +130,12 @@ SOFTEN = Exercise(
             "a one-hot vector: the limit of a temperature near zero",
             "Keep what the smaller logits say: softmax instead of argmax.",
         ),
+        Mistake("logs", "the log of the softmax", "Probabilities lie between 0 and 1. Yours are negative."),
+        Mistake(
+            "over_everything",
+            "a softmax over the whole batch at once",
+            "Each *row* is one example and should sum to 1. Keep the classes' axis apart.",
+        ),
     ),
     properties=(
         Property(
@@ -131,7 +146,7 @@ SOFTEN = Exercise(
         ),
     ),
     sizes=_batch_and_classes,
-    alone=frozenset({"hard", "divided_after"}),
+    alone=frozenset({"hard", "divided_after", "logs", "over_everything"}),
 )
 
 
@@ -157,16 +172,30 @@ def _wrong_kd(
     not_detached: bool = False,
     log_of_softmax: bool = False,
     student_unsoftened: bool = False,
+    teacher_unsoftened: bool = False,
     cross_entropy: bool = False,
+    batch_axis: bool = False,
+    fourth_power: bool = False,
+    logits_squared: bool = False,
+    probabilities_squared: bool = False,
 ) -> Tensor:
     teacher = teacher_logits if not_detached else teacher_logits.detach()
-    log_s = _logs(student_logits / (1.0 if student_unsoftened else temperature), naive=log_of_softmax)
-    log_t = _logs(teacher / temperature, naive=log_of_softmax)
+    scaled_s = student_logits / (1.0 if student_unsoftened else temperature)
+    scaled_t = teacher / (1.0 if teacher_unsoftened else temperature)
+    if logits_squared:
+        return F.mse_loss(student_logits, teacher)
+    if probabilities_squared:
+        return F.mse_loss(torch.softmax(scaled_s, -1), torch.softmax(scaled_t, -1))
+    if batch_axis:
+        scaled_s, scaled_t = scaled_s.T, scaled_t.T
+    log_s, log_t = (_logs(scaled, naive=log_of_softmax) for scaled in (scaled_s, scaled_t))
+    if batch_axis:
+        log_s, log_t = log_s.T, log_t.T
     if swapped:
         log_s, log_t = log_t, log_s
     terms = log_t.exp() * ((0.0 if cross_entropy else log_t) - log_s)
     divergence = terms.mean() if element_mean else terms.sum() if summed else terms.sum(-1).mean()
-    return divergence if no_square else temperature**2 * divergence
+    return divergence * temperature ** (0 if no_square else 4 if fourth_power else 2)
 
 
 def _logs(logits: Tensor, *, naive: bool) -> Tensor:
@@ -179,7 +208,7 @@ KD_LOSS = Exercise(
     points=3,
     reference=soft_targets.kd_loss,
     inputs=_kd_inputs,
-    drive=observe_call,
+    drive=partial(observe_call, constants=("teacher_logits",)),
     wrong=_wrong_kd,
     mistakes=(
         SWAPPED,
@@ -210,6 +239,27 @@ KD_LOSS = Exercise(
             "Both sides are softened with the same temperature.",
         ),
         Mistake(
+            "teacher_unsoftened",
+            "computed with a teacher at temperature 1",
+            "Soft targets are soft because the *teacher's* logits are divided by T, too.",
+        ),
+        Mistake(
+            "batch_axis",
+            "computed from softmaxes over the examples",
+            "Each *row* is one example. Which axis holds the classes?",
+        ),
+        Mistake("fourth_power", "too large by T²: the factor is there twice", "One factor T² is enough."),
+        Mistake(
+            "logits_squared",
+            "the squared difference of the logits",
+            "That is the limit at high temperature, but for centring and a ½. Here T is finite: compare probabilities.",
+        ),
+        Mistake(
+            "probabilities_squared",
+            "the squared difference of the probabilities",
+            "It hardly sees the small probabilities, the teacher's dark knowledge. Use the KL divergence.",
+        ),
+        Mistake(
             "cross_entropy",
             "the cross-entropy of student and teacher, not the KL divergence",
             "The gradient is the same, but the value is not zero when both agree: the teacher's entropy is missing.",
@@ -222,6 +272,7 @@ KD_LOSS = Exercise(
         ),
     ),
     sizes=_batch_and_classes,
+    alone=frozenset({"logits_squared", "probabilities_squared"}),
 )
 
 
@@ -263,7 +314,7 @@ KD_GRADIENT_LIMIT = Exercise(
         # More examples than classes and fewer: 1 / B and 1 / C cannot be taken for each other.
         {"student_logits": rng.normal(5, 2, (9, 4)), "teacher_logits": rng.normal(-5, 2, (9, 4))},
     ],
-    drive=observe_call,
+    drive=observe_value_only,
     wrong=_wrong_gradient_limit,
     mistakes=(
         Mistake(
@@ -363,7 +414,7 @@ CORRECT_BIAS = Exercise(
     points=1,
     reference=soft_targets.correct_bias,
     inputs=_bias_inputs,
-    drive=observe_call,
+    drive=observe_value_only,
     wrong=_wrong_bias,
     mistakes=(
         Mistake(
@@ -399,12 +450,15 @@ CORRECT_BIAS = Exercise(
 
 
 def _offset_inputs(rng: np.random.Generator) -> list[Case]:
-    shares = (0.1, 0.25, 0.5, 0.05, 1.0, 0.3)
-    sizes = ((40, 10), (8, 3), (30, 5), (100, 10), (12, 2), (21, 6))
-    return [
+    # 0.07 · 100 is 7.000000000000001 in floating point; 0.33 · 10 is no whole number.
+    shares = (0.1, 0.25, 0.5, 0.07, 1.0, 0.33)
+    sizes = ((40, 10), (8, 3), (30, 5), (100, 10), (12, 2), (10, 6))
+    cases = [
         {"logits": rng.normal(0, 3, size).astype(dtype), "label": int(rng.integers(size[1])), "share": share}
         for size, share, dtype in zip(sizes, shares, ("float64", "float32") * 3, strict=True)
     ]
+    # All logits negative: a zero in the place of the class would win.
+    return [*cases, {"logits": rng.normal(-20, 2, (15, 4)), "label": 1, "share": 0.4}]
 
 
 def _observe_number(answer: Answer, case: Case) -> Observation:
@@ -415,7 +469,7 @@ def _observe_number(answer: Answer, case: Case) -> Observation:
     if isinstance(value, (int, float)):
         # Margins are differences of logits in the inputs' precision.
         seen = {"type": "float", "value": np.asarray(value, dtype=case["logits"].dtype)}
-    return seen | {"`logits` afterwards": given["logits"].numpy()}
+    return seen | {"`logits` afterwards": given["logits"].detach().numpy()}
 
 
 def _wrong_offset(
@@ -429,17 +483,24 @@ def _wrong_offset(
     wrong_end: bool = False,
     rounded_down: bool = False,
     mean_margin: bool = False,
+    zero_for_class: bool = False,
+    next_one: bool = False,
+    not_rounded: bool = False,
+    between: bool = False,
 ) -> float:
     others = logits.clone()
     if not own_class_included:
-        others[:, label] = -torch.inf
+        others[:, label] = 0 if zero_for_class else -torch.inf
     best = others.median(-1).values if second_largest else others.amax(-1)
     margins = best - logits[:, label]
     margins = (-margins if opposite else margins).sort(descending=wrong_end).values
     if mean_margin:
         return float(margins.mean())
-    rank = round(share * len(logits), 9)
-    return float(margins[max(0, (math.floor(rank) if rounded_down else math.ceil(rank)) - 1)])
+    if between:
+        return float(margins.quantile(share))
+    rank = share * len(logits) if not_rounded else round(share * len(logits), 9)
+    place = (math.floor(rank) if rounded_down else math.ceil(rank)) - (0 if next_one else 1)
+    return float(margins[min(max(0, place), len(margins) - 1)])
 
 
 BALANCED_OFFSET = Exercise(
@@ -477,6 +538,26 @@ BALANCED_OFFSET = Exercise(
             "*At least* the share: round the number of examples up.",
         ),
         Mistake(
+            "zero_for_class",
+            "computed with a 0 in the place of the class's own logit",
+            "All logits may be negative; then the 0 is the largest. What loses against every number?",
+        ),
+        Mistake(
+            "next_one",
+            "the margin one place too far",
+            "Python counts from 0: the k-th smallest is at place k − 1.",
+        ),
+        Mistake(
+            "not_rounded",
+            "right but for rounding: 0.07 · 100 is 7.000000000000001",
+            "Round the product to a few digits before you round it up.",
+        ),
+        Mistake(
+            "between",
+            "a quantile that lies between two margins",
+            "`quantile` interpolates. Take one of the margins themselves.",
+        ),
+        Mistake(
             "mean_margin",
             "the mean margin",
             "A mean says nothing about how many examples lie below it. You need a quantile.",
@@ -488,7 +569,7 @@ BALANCED_OFFSET = Exercise(
             lambda answer: _lifts_share(answer),
         ),
     ),
-    alone=frozenset({"mean_margin"}),
+    alone=frozenset({"mean_margin", "between", "not_rounded", "zero_for_class"}),
 )
 
 
@@ -509,9 +590,13 @@ def _distil_inputs(rng: np.random.Generator) -> list[Case]:
             "steps": steps,
             "temperature": temperature,
             "alpha": alpha,
-            "learning_rate": 0.1,
+            "learning_rate": rate,
         }
-        for examples, steps, temperature, alpha in ((6, 3, 4.0, 0.9), (4, 1, 2.0, 0.3), (9, 2, 3.0, 0.7))
+        for examples, steps, temperature, alpha, rate in (
+            (6, 3, 4.0, 0.9, 0.1),
+            (4, 1, 2.0, 0.3, 0.05),
+            (9, 2, 3.0, 0.7, 0.2),
+        )
     ]
 
 
@@ -526,7 +611,7 @@ def _observe_training(answer: Answer, case: Case) -> Observation:
     after = nn.utils.parameters_to_vector(teacher.parameters()).detach().numpy()
     touched = any(p.grad is not None and p.grad.any() for p in teacher.parameters())
     return {
-        "trained student": nn.utils.parameters_to_vector(student.parameters()).detach().numpy(),
+        "student after training": nn.utils.parameters_to_vector(student.parameters()).detach().numpy(),
         "`teacher` afterwards": after - before,
         "gradient left in the teacher": "some" if touched else "none",
     }
@@ -546,9 +631,11 @@ def _distil(
     accumulates: bool = False,
     alpha_on_labels: bool = False,
     softmax_twice: bool = False,
+    zeroed_late: bool = False,
+    adam: bool = False,
 ) -> None:
     """Train the student in place by gradient descent on the whole batch."""
-    optimiser = torch.optim.SGD(student.parameters(), lr=learning_rate)
+    optimiser = (torch.optim.Adam if adam else torch.optim.SGD)(student.parameters(), lr=learning_rate)
     teacher.train(teacher_training)
     for _ in range(steps):
         with torch.no_grad():
@@ -560,6 +647,8 @@ def _distil(
         if not accumulates:
             optimiser.zero_grad()
         (weight * soft + (1 - weight) * hard).backward()
+        if zeroed_late:
+            optimiser.zero_grad()
         optimiser.step()
 
 
@@ -592,8 +681,19 @@ DISTIL = Exercise(
             "a loop that gives `F.cross_entropy` probabilities",
             "`F.cross_entropy` applies the softmax itself: what does it expect?",
         ),
+        Mistake(
+            "zeroed_late",
+            "a loop after which the student is as it was",
+            "Something clears the gradients between `backward` and `step`, or the student that learns is a copy.",
+        ),
+        Mistake(
+            "adam",
+            "right but for the optimiser: Adam",
+            "The exercise asks for plain gradient descent, so that everyone gets the same numbers.",
+        ),
     ),
     at_once=4,
+    alone=frozenset({"zeroed_late", "adam"}),
 )
 
 EXERCISES = (SOFTEN, KD_LOSS, KD_GRADIENT_LIMIT, CORRECT_BIAS, BALANCED_OFFSET, DISTIL)
