@@ -207,6 +207,10 @@ def crashes(s, t, temperature):
         (lambda s, t, T: -right(s, t, T), "wrong sign"),
         (lambda s, t, T: right(s, t, T) / T, "divided by the temperature"),
         (lambda s, t, T: right(s, t, T) * T, "times the temperature"),
+        (
+            lambda s, t, T: right(s, t, T) * len(s) / s.shape[1],
+            "times the number of examples and divided by the number of",
+        ),
         (lambda s, t, T: torch.tensor(0.1234, requires_grad=True) * 1, "same value whatever it is given"),
         (lambda s, t, T: right(s, t, T).detach().numpy(), "returns a numpy.ndarray; expected a torch.Tensor"),
         (lambda s, t, T: right(s, t, T).item(), "returns a float; expected a torch.Tensor"),

@@ -8,6 +8,7 @@ thing that differs. Nothing is broadcast before it is compared.
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from zlib import crc32
 
 import numpy as np
@@ -197,6 +198,9 @@ def _name_factor(factors: Sequence[float], sizes: Sequence[dict[str, float]]) ->
             if np.allclose(scaled, scaled[0], rtol=1e-3):
                 constant = "" if np.isclose(scaled[0], 1, rtol=1e-3) else f" and times {scaled[0]:.4g}"
                 return f"Your answer is the right one {words.format(name)}{constant}."
+    for over, under in permutations(sizes[0], 2):
+        if np.allclose(factors, [size[over] / size[under] for size in sizes], rtol=1e-3):
+            return f"Your answer is the right one times {over} and divided by {under}."
     return None
 
 

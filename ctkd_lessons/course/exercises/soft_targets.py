@@ -176,6 +176,7 @@ def _wrong_kd(
     cross_entropy: bool = False,
     batch_axis: bool = False,
     fourth_power: bool = False,
+    student_not_logged: bool = False,
     logits_squared: bool = False,
     probabilities_squared: bool = False,
 ) -> Tensor:
@@ -193,6 +194,8 @@ def _wrong_kd(
         log_s, log_t = log_s.T, log_t.T
     if swapped:
         log_s, log_t = log_t, log_s
+    if student_not_logged:
+        log_s = log_s.exp()
     terms = log_t.exp() * ((0.0 if cross_entropy else log_t) - log_s)
     divergence = terms.mean() if element_mean else terms.sum() if summed else terms.sum(-1).mean()
     return divergence * temperature ** (0 if no_square else 4 if fourth_power else 2)
@@ -247,6 +250,11 @@ KD_LOSS = Exercise(
             "batch_axis",
             "computed from softmaxes over the examples",
             "Each *row* is one example. Which axis holds the classes?",
+        ),
+        Mistake(
+            "student_not_logged",
+            "computed with the student's probabilities where their logs belong",
+            "`F.kl_div` takes *log*-probabilities first and probabilities second.",
         ),
         Mistake("fourth_power", "too large by T²: the factor is there twice", "One factor T² is enough."),
         Mistake(
