@@ -107,23 +107,12 @@ def fit(
     expect.count("batch_size", batch_size)
     expect.number("learning_rate", learning_rate, above=0)
     expect.number("weight_decay", weight_decay, low=0)
-    sources = [data] if isinstance(data, Source) else data
-    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(one, Source) for one in sources):
-        raise TypeError("data: expected a Source or several, such as Source(images, labels, rows=digits.train)")
-    for source in sources:
-        source.check_seeds(len(numbers))
-
+    sources = _sources(data, len(numbers))
     device = sources[0].device
     models = [_make(make_student, seed, device) for seed in numbers]
     if len({id(model) for model in models}) < len(models):
         raise ValueError("make_student: expected a new module at every call, got the same one twice")
-    has_buffers = any(True for _ in models[0].buffers())  # training may change them, each seed's its own way
-    if together not in (None, True, False):
-        raise TypeError(f"together: expected True, False or None, got {together!r}")
-    if together is None:
-        together = not (any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules()) or has_buffers)
-    if together and has_buffers:
-        raise ValueError("together: expected False for a student with buffers, such as batch norm's running averages")
+    together = _train_stacked(models[0], together)
     job = _Job(
         objectives=[_Objective(model, loss, spread=isinstance(data, Source)) for model in models],
         sources=sources,
@@ -170,6 +159,27 @@ def tuned(
     if best is None:
         raise FloatingPointError(f"learning_rates: a student diverged at every one of {list(learning_rates)}")
     return best
+
+
+def _sources(data: Source | Sequence[Source], seeds: int) -> list[Source]:
+    sources = [data] if isinstance(data, Source) else data
+    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(one, Source) for one in sources):
+        raise TypeError("data: expected a Source or several, such as Source(images, labels, rows=digits.train)")
+    for source in sources:
+        source.check_seeds(seeds)
+    return list(sources)
+
+
+def _train_stacked(model: nn.Module, together: bool | None) -> bool:
+    """Decide whether the seeds can be stacked, and whether that is wanted."""
+    if together not in (None, True, False):
+        raise TypeError(f"together: expected True, False or None, got {together!r}")
+    has_buffers = any(True for _ in model.buffers())  # training may change them, each seed's its own way
+    if together and has_buffers:
+        raise ValueError("together: expected False for a student with buffers, such as batch norm's running averages")
+    if together is None:
+        return not (has_buffers or any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()))
+    return together
 
 
 class _Objective(nn.Module):
