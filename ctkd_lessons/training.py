@@ -69,10 +69,8 @@ class Students:
             inputs = x if per_seed else [x] * len(self.seeds)
             return torch.stack([self.one(place)(inputs[place]) for place in range(len(self.seeds))])
         self.skeleton.eval()
-        state = self.parameters | self.buffers
-        return vmap(lambda s, x: functional_call(self.skeleton, s, (x,)), in_dims=(0, 0 if per_seed else None))(
-            state, x
-        )
+        answer = vmap(lambda p, x: functional_call(self.skeleton, p, (x,)), in_dims=(0, 0 if per_seed else None))
+        return answer(self.parameters, x)
 
 
 def fit(

@@ -18,7 +18,6 @@ from ctkd_lessons import expect
 from ctkd_lessons.seeds import course_seeds, stream
 
 CLASSES = 10
-SIDE = 8
 
 
 @dataclass(frozen=True)
