@@ -35,17 +35,32 @@ def count(name: str, value: object, *, low: int = 1, high: int | None = None) ->
 
 def logits(name: str, value: object, *, ndim: int | None = None) -> None:
     """Raise unless ``value`` is a finite floating tensor with at least one example and one class."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}")
+    _floating(name, value)
     if value.ndim < 1 or (ndim is not None and value.ndim != ndim):
         expected = "at least one axis (classes last)" if ndim is None else f"{ndim} axes"
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(value.shape)}")
     if value.numel() == 0:
         raise ValueError(f"{name}: expected at least one example and one class, got shape {tuple(value.shape)}")
-    if not _holds(torch.isfinite(value)):
-        raise ValueError(f"{name}: expected finite values, got nan or inf")
+    _finite(name, value)
+
+
+def features(name: str, value: object, *, ndim: int | None = None, low_batch: int = 1) -> None:
+    """Raise unless ``value`` is a finite floating tensor (B, …), not empty, with B ≥ ``low_batch``."""
+    _floating(name, value)
+    if value.ndim < 2 or (ndim is not None and value.ndim != ndim):
+        expected = {2: "2 axes (B, D)", 4: "4 axes (B, M, H, W)"}.get(ndim, "at least 2 axes (B, …)")
+        raise ValueError(f"{name}: expected {expected}, got shape {tuple(value.shape)}")
+    if value.numel() == 0:
+        raise ValueError(f"{name}: expected no axis of size zero, got shape {tuple(value.shape)}")
+    if len(value) < low_batch:
+        raise ValueError(f"{name}: expected at least {low_batch} examples, got shape {tuple(value.shape)}")
+    _finite(name, value)
+
+
+def true(condition: Tensor, message: str) -> None:
+    """Raise ``ValueError`` with ``message`` unless all of ``condition`` is true, where it can be read."""
+    if not _holds(condition):
+        raise ValueError(message)
 
 
 def same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -66,6 +81,17 @@ def labels(name: str, value: object, *, examples: int, classes: int) -> None:
         raise ValueError(f"{name}: expected shape ({examples},), got {tuple(value.shape)}")
     if not _holds((value >= 0) & (value < classes)):
         raise ValueError(f"{name}: expected classes 0 to {classes - 1}, got {int(value.min())} to {int(value.max())}")
+
+
+def _floating(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}")
+
+
+def _finite(name: str, value: Tensor) -> None:
+    true(torch.isfinite(value), f"{name}: expected finite values, got nan or inf")
 
 
 def _holds(condition: Tensor) -> bool:

@@ -1,11 +1,15 @@
-"""What a model is worth and what it costs: accuracy, recall, parameters, FLOPs, latency."""
+"""What a model is worth and what it costs: accuracy, recall, parameters, FLOPs, latency, memory."""
 
+import copy
 import time
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctkd_lessons import expect
@@ -35,25 +39,52 @@ def recall(logits: Tensor, labels: Tensor, label: int, rows: Tensor | None = Non
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers training may change."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Return how many numbers a model has learned, frozen ones included; shared ones count once.
 
-
-def count_flops(model: nn.Module, example: Tensor) -> int:
-    """Return the floating-point operations of one forward pass, 2 per multiply-add.
-
-    ``example``: one input with a batch axis of 1. Counts matrix products and convolutions, as
-    PyTorch's own counter does; activations and biases are left out.
+    Raises ``TypeError``/``ValueError`` for what is no module or has no parameters.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    if not sizes:
+        raise ValueError(f"model: expected a module with parameters, got {type(model).__name__} with none")
+    return sum(sizes)
+
+
+def count_flops(model: nn.Module, x: Tensor) -> int:
+    """Return the floating-point operations of one forward pass for one example, 2 per multiply-add.
+
+    ``x``: (B, …), any B ≥ 1. Counts matrix products and convolutions, as PyTorch's own counter
+    does; activations and biases are left out. Counting multiply-adds once gives half of this.
+    """
+    _expect_example("x", x)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _at_rest(model)(x)
+    return counter.get_total_flops() // len(x)
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Return the bytes that a model's parameters and buffers take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def peak_memory(model: nn.Module, example: Tensor) -> int:
+    """Return the bytes that a forward pass needs: weights, input, and the most alive beside them.
+
+    Counts tensors, not what the operations or the interpreter use inside.
+    """
+    _expect_example("example", example)
+    model = _at_rest(model)
+    with _LiveBytes([*model.parameters(), *model.buffers(), example]) as live, torch.no_grad():
         model(example)
-    return counter.get_total_flops()
+    return live.peak
 
 
 def latency(model: nn.Module, example: Tensor, repeats: int = 100) -> float:
     """Return the median seconds of one forward pass, after ten that do not count."""
+    _expect_example("example", example)
     expect.count("repeats", repeats)
-    seconds = []
+    model, seconds = _at_rest(model), []
     with torch.no_grad():
         for _ in range(10 + repeats):
             _finish(example.device)
@@ -66,24 +97,74 @@ def latency(model: nn.Module, example: Tensor, repeats: int = 100) -> float:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """The bill of one model: parameters, FLOPs per example, seconds per example."""
+    """The bill of one model: parameters; per example FLOPs, seconds, and bytes at the peak."""
 
     parameters: int
     flops: int
     latency: float
+    memory: int
 
     def __str__(self) -> str:
-        return f"{self.parameters:,} parameters, {self.flops:,} FLOPs, {1e6 * self.latency:.0f} µs an example"
+        return (
+            f"{self.parameters:,} parameters, {self.flops:,} FLOPs, "
+            f"{1e6 * self.latency:.0f} µs and {self.memory:,} bytes for an example"
+        )
 
 
 def scorecard(model: nn.Module, example: Tensor) -> Scorecard:
     """Measure what one prediction costs. ``example``: one input with a batch axis of 1."""
-    if not isinstance(example, Tensor) or example.ndim < 1 or len(example) != 1:
-        raise ValueError(
-            f"example: expected one input with a batch axis of 1, got {getattr(example, 'shape', example)}"
-        )
-    model.eval()
-    return Scorecard(count_parameters(model), count_flops(model, example), latency(model, example))
+    _expect_example("example", example)
+    if len(example) != 1:
+        raise ValueError(f"example: expected one input with a batch axis of 1, got shape {tuple(example.shape)}")
+    bill = count_parameters(model), count_flops(model, example), latency(model, example), peak_memory(model, example)
+    return Scorecard(*bill)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follow every tensor an operation makes until it is freed. ``peak``: the most bytes at once."""
+
+    def __init__(self, given: list[Tensor]) -> None:
+        super().__init__()
+        self.known: set[int] = set()  # addresses of the storages that are alive
+        self.live = self.peak = 0
+        for tensor in given:
+            self._note(tensor)
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None) -> object:
+        """Run the operation and note what it made."""
+        made = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return made
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if not size or address in self.known:  # a view takes nothing
+            return
+        self.known.add(address)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, address, size)
+
+    def _forget(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.live -= size
+
+
+def _at_rest(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode: measuring must not move running averages or the mode."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    return copy.deepcopy(model).eval()
+
+
+def _expect_example(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.ndim < 1 or not value.numel():
+        raise ValueError(f"{name}: expected a batch of at least one example, got shape {tuple(value.shape)}")
 
 
 def _hits(logits: Tensor, labels: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
