@@ -35,9 +35,9 @@ claims: .venv/ready-dev
 environment: .venv/ready-dev
 	$(BIN)/python -m ctkd_lessons.course.authoring environment
 
-# make sweep SEEDS="1 2 4711": do all claims hold for seeds nobody looked at?
+# make sweep SEEDS="1 2 4711" LESSON=02: do all claims hold for seeds nobody looked at?
 sweep: .venv/ready-dev
-	$(BIN)/python -m ctkd_lessons.course.authoring sweep $(SEEDS)
+	$(BIN)/python -m ctkd_lessons.course.authoring sweep $(if $(LESSON),--lesson $(LESSON)) $(SEEDS)
 
 .venv/ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv

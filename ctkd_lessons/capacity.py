@@ -141,25 +141,29 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, inputs) to (…, outputs)."""
         whole, scale = _rounded(x)
-        # 127² · inputs stays far below 2³¹.
+        # 127² · inputs stays far below 2³¹, but soon leaves the range of float16.
         product = whole.to(torch.int32) @ self.weight.to(torch.int32).mT
-        answer = product * scale * self.scale.squeeze(-1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        answer = (product.to(wide) * scale * self.scale.squeeze(-1)).to(x.dtype)
         return answer if self.bias is None else answer + self.bias
 
 
 def quantise(model: nn.Module) -> nn.Module:
     """Return a copy of a trained model whose linear layers multiply 8-bit integers.
 
-    Raises ``ValueError`` if the model has no linear layer.
+    A layer that stands in several places stays one layer. Raises ``ValueError`` if the model has no
+    linear layer, ``TypeError`` if it is no module.
     """
-    if isinstance(model, nn.Linear):
-        return Int8Linear(model)
+    expect.module("model", model)
     quantised = copy.deepcopy(model).eval()
-    found = [(name, module) for name, module in quantised.named_modules() if isinstance(module, nn.Linear)]
-    if not found:
+    int8 = {module: Int8Linear(module).eval() for module in quantised.modules() if isinstance(module, nn.Linear)}
+    if not int8:
         raise ValueError(f"model: expected at least one linear layer, got {type(model).__name__} with none")
-    for name, linear in found:
-        quantised.set_submodule(name, Int8Linear(linear))
+    if quantised in int8:
+        return int8[quantised]
+    for name, module in list(quantised.named_modules(remove_duplicate=False)):
+        if module in int8:
+            quantised.set_submodule(name, int8[module])
     return quantised
 
 
@@ -180,4 +184,5 @@ def _kl(log_t: Tensor, log_s: Tensor) -> Tensor:
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return 8-bit integers and, per row, the scale that turns them back: x ≈ scale · integers."""
     scale = x.abs().amax(dim=-1, keepdim=True) / 127
-    return (x / torch.where(scale > 0, scale, 1)).round().to(torch.int8), scale
+    whole = (x / torch.where(scale > 0, scale, 1)).round().clamp(-127, 127)  # float16 can round to 128
+    return whole.to(torch.int8), scale

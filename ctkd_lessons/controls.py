@@ -34,3 +34,20 @@ def shuffle_wrong_classes(logits: Tensor, seeds: Sequence[int]) -> Tensor:
     # The first choice gets the smallest key, so sorting the keys leaves it where it was.
     places = keys.scatter(-1, order[..., :1], -1.0).argsort(dim=-1)
     return torch.empty_like(logits).scatter_(-1, places, logits.gather(-1, order))
+
+
+def shuffle_examples(outputs: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Give each example what the teacher says about another one.
+
+    ``outputs``: (S, n, …), the teacher's logits or features; ``seeds``: the S seeds, each of which
+    always deals in the same way, so that several outputs of one teacher stay together. Returns the
+    same shape. Raises ``ValueError``/``TypeError`` if these do not fit together.
+    """
+    expect.features("outputs", outputs)
+    if len(seeds) != len(outputs):
+        raise ValueError(f"seeds: expected {len(outputs)}, one per teacher, got {len(seeds)}")
+    order = [
+        torch.randperm(outputs.shape[1], generator=torch.Generator().manual_seed(stream(seed, "shuffled examples")))
+        for seed in seeds
+    ]
+    return torch.stack([one[rows.to(one.device)] for one, rows in zip(outputs, order, strict=True)])

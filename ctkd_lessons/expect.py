@@ -8,7 +8,7 @@ import math
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def number(
@@ -55,6 +55,12 @@ def features(name: str, value: object, *, ndim: int | None = None, low_batch: in
     if len(value) < low_batch:
         raise ValueError(f"{name}: expected at least {low_batch} examples, got shape {tuple(value.shape)}")
     _finite(name, value)
+
+
+def module(name: str, value: object) -> None:
+    """Raise unless ``value`` is a ``torch.nn.Module``."""
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected a torch.nn.Module, got {type(value).__name__}")
 
 
 def true(condition: Tensor, message: str) -> None:

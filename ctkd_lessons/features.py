@@ -3,7 +3,7 @@
 Sources: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3 (hints); Zagoruyko &
 Komodakis 2017, "Paying More Attention to Attention", equation 2 (attention); Tung & Mori 2019,
 "Similarity-Preserving Knowledge Distillation", equations 2 to 4; Park et al. 2019, "Relational
-Knowledge Distillation", equations 6 to 9; Kornblith et al. 2019, "Similarity of Neural Network
+Knowledge Distillation", section 3.2; Kornblith et al. 2019, "Similarity of Neural Network
 Representations Revisited", section 3 (CKA).
 
 ========  ==================  ==========================================================
@@ -18,9 +18,13 @@ G                             (B, B) how alike the examples are to one network
 The teacher never receives gradient. ``hint_loss`` compares numbers with numbers, so a student of
 another width needs a projector. The others compare what does not depend on the width.
 
-Where this departs from the papers: the attention loss is the norm of the equation (the authors'
-released code takes the mean of squares), and the relational distances are divided by the mean over
-all pairs of different examples (the authors' code leaves out pairs at distance zero).
+Where this departs from the papers: the weights β/2 and λ are left to the caller. Maps of different
+sizes are averaged down to the smaller; the paper interpolates them. The relational losses are
+means over all B² pairs and B³ triplets; the paper sums over those of different examples.
+
+Where released code departs from the papers, this does not: the attention loss is a norm (the
+authors' code takes the mean of squares), and relational distances are divided by the mean over all
+pairs of different examples (the authors' code leaves out pairs at distance zero).
 """
 
 from collections.abc import Sequence
@@ -36,17 +40,23 @@ def activations(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Ten
     """Run a model and return its output together with what the named layers put out.
 
     ``layers``: names as in ``model.named_modules()``, such as ``["2"]``. Returns the output and
-    name → tensor, with gradients attached. The model is left as it was. Raises ``ValueError``,
-    listing the layers there are, for an unknown name or a layer that was not run.
+    name → tensor, with gradients attached; of a layer that runs several times, the last. The model
+    is left as it was. Raises ``ValueError``, listing the layers there are, for an unknown name or a
+    layer that was not run, and ``TypeError`` for a layer that puts out no tensor.
     """
+    expect.module("model", model)
     known = {name: module for name, module in model.named_modules() if name}
-    unknown = [name for name in layers if name not in known]
-    if isinstance(layers, str) or unknown:
+    if not isinstance(layers, (list, tuple)) or not all(name in list(known) for name in layers):
         raise ValueError(f"layers: expected a list of names among {list(known)}, got {layers!r}")
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        return known[name].register_forward_hook(lambda module, inputs, output: seen.update({name: output}))
+        def note(module: nn.Module, inputs: tuple, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise TypeError(f"layers: expected layers that put out a tensor, {name!r} gave {type(output).__name__}")
+            seen[name] = output.clone()  # an in-place ReLU after it would write over the original
+
+        return known[name].register_forward_hook(note)
 
     handles = [keep(name) for name in layers]
     try:
@@ -84,7 +94,7 @@ def attention_map(features: Tensor) -> Tensor:
     shapes, maps of zero size and non-finite values. Source: Zagoruyko & Komodakis 2017, section 3.1.
     """
     expect.features("features", features, ndim=4)
-    return _unit(_energy(features).flatten(1))
+    return _unit(_energy(features).flatten(1)).to(features.dtype)
 
 
 def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -103,7 +113,7 @@ def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor
         _unit(F.adaptive_avg_pool2d(_energy(features), size).flatten(1))
         for features in (student_features, teacher_features.detach())
     )
-    return _length(q_s - q_t).mean()
+    return _length(q_s - q_t).mean().to(student_features.dtype)
 
 
 def similarity_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -116,8 +126,9 @@ def similarity_loss(student_features: Tensor, teacher_features: Tensor) -> Tenso
     One library divides each row by its sum (L1) by mistake.
     """
     _expect_features(student_features, teacher_features)
-    rows_s, rows_t = student_features.flatten(1), teacher_features.detach().flatten(1)
-    return (_unit(rows_s @ rows_s.mT) - _unit(rows_t @ rows_t.mT)).square().mean()
+    rows = (_wide(features.flatten(1)) for features in (student_features, teacher_features.detach()))
+    g_s, g_t = (_unit(one @ one.mT) for one in rows)
+    return (g_s - g_t).square().mean().to(student_features.dtype)
 
 
 def distance_loss(student_embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
@@ -127,11 +138,12 @@ def distance_loss(student_embeddings: Tensor, teacher_embeddings: Tensor) -> Ten
     distance of different examples. If all examples coincide, d is zero.
 
     Embeddings: (B, D), B ≥ 2, same B and dtype, D may differ. Returns a scalar ≥ 0. Raises
-    ``ValueError``/``TypeError`` if they are not. Source: Park et al. 2019, equations 6 and 7.
+    ``ValueError``/``TypeError`` if they are not. Source: Park et al. 2019, section 3.2.1.
     """
     _expect_features(student_embeddings, teacher_embeddings, kind="embeddings", ndim=2, low_batch=2)
     d_s, d_t = _relative_distances(student_embeddings), _relative_distances(teacher_embeddings.detach())
-    return F.huber_loss(d_s, d_t)
+    # The Huber loss with δ = 1. F.huber_loss warns under vmap where only the teacher differs by seed.
+    return F.smooth_l1_loss(d_s, d_t).to(student_embeddings.dtype)
 
 
 def angle_loss(student_embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
@@ -141,38 +153,41 @@ def angle_loss(student_embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor
     the directions to i and k, 0 where a direction has no length.
 
     Arguments, result and errors as ``distance_loss``; takes memory for B³ numbers.
-    Source: Park et al. 2019, equations 8 and 9.
+    Source: Park et al. 2019, section 3.2.2.
     """
     _expect_features(student_embeddings, teacher_embeddings, kind="embeddings", ndim=2, low_batch=2)
-    return F.huber_loss(_cosines(student_embeddings), _cosines(teacher_embeddings.detach()))
+    cos_s, cos_t = _cosines(student_embeddings), _cosines(teacher_embeddings.detach())
+    return F.smooth_l1_loss(cos_s, cos_t).to(student_embeddings.dtype)
 
 
 def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = False) -> Tensor:
     """Say how alike two representations of the same examples are: 1 if equal up to rotation and scale.
 
-    CKA = ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F), columns centred. The value grows with the width when
+    CKA = ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F), columns centred. With K = XXᵀ and L = YYᵀ this is the cosine
+    between K and L taken as vectors: Σ K∘L / (‖K‖_F ‖L‖_F). The value grows with the width when
     examples are few; ``debiased=True`` takes the unbiased estimate of each factor instead, which
     is 0 on average for unrelated features and may be negative.
 
     ``x``, ``y``: (n, …), flattened to rows; same n and dtype; n ≥ 2, or n ≥ 4 debiased. Returns a
-    scalar. Raises ``ValueError``/``TypeError`` if they are not, and for features that are the same
-    for every example. Sources: Kornblith et al. 2019, section 3; Song et al. 2012, "Feature
-    Selection via Dependence Maximization", equation 5 (unbiased).
+    scalar. Raises ``ValueError``/``TypeError`` if they are not, for features that are the same for
+    every example, and debiased where nothing but bias is there, as for one-hot rows.
+    Sources: Kornblith et al. 2019, section 3; Song et al. 2012, "Feature Selection via Dependence
+    Maximization", equation 5 (unbiased).
     """
     expect.features("x", x, low_batch=4 if debiased else 2)
     expect.features("y", y, low_batch=4 if debiased else 2)
     _expect_same_batch("x", x, "y", y)
-    k, l = (_gram(features.flatten(1)) for features in (x, y))  # noqa: E741 -- the paper's letters
-    dependence = _unbiased_hsic if debiased else lambda a, b: (a * b).sum()
-    own_x, own_y = dependence(k, k), dependence(l, l)
-    expect.true(own_x > 0, "x: expected features that differ between examples, got the same for all")
-    expect.true(own_y > 0, "y: expected features that differ between examples, got the same for all")
-    return dependence(k, l) / (own_x.sqrt() * own_y.sqrt())
+    return (_likeness("x", x, debiased) * _likeness("y", y, debiased)).sum().to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return at least float32: sums of squares of squares soon leave the range of float16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _energy(features: Tensor) -> Tensor:
     """Return the sum of squares over the maps: (B, M, H, W) → (B, H, W)."""
-    return features.square().sum(dim=1)
+    return _wide(features).square().sum(dim=1)
 
 
 def _length(x: Tensor) -> Tensor:
@@ -189,31 +204,51 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
-    # Differences first: |a|² + |b|² − 2 a·b loses all digits when a and b are nearly the same.
-    distances = _length(embeddings.unsqueeze(0) - embeddings.unsqueeze(1))
-    batch = len(embeddings)
-    mean = distances.sum() / (batch * (batch - 1))  # the diagonal adds nothing to the sum
+    """Return the distances of all pairs, divided by their mean: (B, D) → (B, B); 0 has the gradient 0."""
+    batch, x = len(embeddings), _wide(embeddings)
+    # The values from differences: |a|² + |b|² − 2 a·b loses all digits when a and b are nearly the same.
+    values = torch.cdist(x.detach(), x.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+    # The slopes from |a|² + |b|² − 2 a·b: under vmap those of cdist are wrong (torch 2.13), and only first order.
+    x = x - x.detach().mean(dim=0)
+    squares = x.square().sum(dim=-1)
+    changes = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * x @ x.mT
+    apart = values > 0
+    distances = torch.where(apart, values.square() + (changes - changes.detach()), 1).sqrt() * apart
+    mean = distances.mean() * (batch / (batch - 1))  # the diagonal adds nothing to the sum
     return distances / torch.where(mean > 0, mean, 1)
 
 
 def _cosines(embeddings: Tensor) -> Tensor:
     """Return the cosines at j between i and k: (B, B, B), axes j, i, k."""
-    directions = _unit(embeddings.unsqueeze(0) - embeddings.unsqueeze(1))
+    x = _wide(embeddings)
+    directions = _unit(x.unsqueeze(0) - x.unsqueeze(1))
     return directions @ directions.mT
 
 
-def _gram(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(dim=0)
-    return centred @ centred.mT
+def _likeness(name: str, features: Tensor, debiased: bool) -> Tensor:
+    """Return how alike the examples are as a vector of length 1: (n · n,)."""
+    rows = _wide(features).flatten(1)
+    differ = rows != rows[:1]  # before centring, which leaves rounding errors
+    expect.true(differ.any(), f"{name}: expected features that differ between examples, got the same for all")
+    rows = rows - rows.mean(dim=0)
+    k = rows @ rows.mT
+    if debiased:
+        rounding = 8 * torch.finfo(k.dtype).eps * k.abs().amax()
+        k = _without_bias(k)
+        expect.true(
+            (k.abs() > rounding).any(),
+            f"{name}: expected examples of which some are more alike than others, got none but for the bias",
+        )
+    return _unit(k.flatten())
 
 
-def _unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 -- the paper's letters
+def _without_bias(k: Tensor) -> Tensor:
+    """Drop the diagonal and centre the rest, so that Σ K∘L is n (n − 3) times the unbiased HSIC of Song et al."""
     n = len(k)
-    off_diagonal = 1 - torch.eye(n, dtype=k.dtype, device=k.device)
-    k, l = k * off_diagonal, l * off_diagonal  # noqa: E741
-    sums = k.sum() * l.sum() / ((n - 1) * (n - 2))
-    crossed = 2 / (n - 2) * (k.sum(dim=0) * l.sum(dim=0)).sum()
-    return ((k * l).sum() + sums - crossed) / (n * (n - 3))
+    others = 1 - torch.eye(n, dtype=k.dtype, device=k.device)
+    k = k * others
+    row_means = k.sum(dim=0) / (n - 2)
+    return (k - row_means.unsqueeze(0) - row_means.unsqueeze(1) + k.sum() / ((n - 1) * (n - 2))) * others
 
 
 def _expect_features(

@@ -38,3 +38,20 @@ def conv(channels: Sequence[int], outputs: int, side: int = 8) -> nn.Sequential:
         layers += [nn.MaxPool2d(2)] * (depth > 0) + [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
     side_at_end = side >> (len(channels) - 1)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * side_at_end**2, outputs))
+
+
+def strided_conv(channels: Sequence[int], outputs: int, side: int = 8) -> nn.Sequential:
+    """Build 2 × 2 convolutions of stride 2 with ReLU: each halves the image.
+
+    Their patches don't overlap, so that stacked students (``fit`` with ``together=True``) are quick.
+    ``channels``: one entry per convolution; ``side``: image height and width. Maps flat images
+    (B, side²) to (B, outputs). Raises ``ValueError`` if the side cannot be halved so often.
+    """
+    if not channels or side % 2 ** len(channels):
+        raise ValueError(f"channels: expected as many entries as side {side} can be halved, got {list(channels)}")
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
+    for inputs, width in pairwise([1, *channels]):
+        expect.count("channels", width)
+        layers += [nn.Conv2d(inputs, width, 2, stride=2), nn.ReLU()]
+    side_at_end = side // 2 ** len(channels)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * side_at_end**2, outputs))

@@ -43,8 +43,7 @@ def count_parameters(model: nn.Module) -> int:
 
     Raises ``TypeError``/``ValueError`` for what is no module or has no parameters.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    expect.module("model", model)
     sizes = [parameter.numel() for parameter in model.parameters()]
     if not sizes:
         raise ValueError(f"model: expected a module with parameters, got {type(model).__name__} with none")
@@ -55,16 +54,18 @@ def count_flops(model: nn.Module, x: Tensor) -> int:
     """Return the floating-point operations of one forward pass for one example, 2 per multiply-add.
 
     ``x``: (B, …), any B ≥ 1. Counts matrix products and convolutions, as PyTorch's own counter
-    does; activations and biases are left out. Counting multiply-adds once gives half of this.
+    does; activations and biases are left out, and so is what runs inside one fused operation, such as
+    an LSTM on the CPU. Counting multiply-adds once gives half of this.
     """
     _expect_example("x", x)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():  # without, transformers run fused, too
         _at_rest(model)(x)
     return counter.get_total_flops() // len(x)
 
 
 def count_bytes(model: nn.Module) -> int:
     """Return the bytes that a model's parameters and buffers take."""
+    expect.module("model", model)
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
@@ -74,7 +75,7 @@ def peak_memory(model: nn.Module, example: Tensor) -> int:
     Counts tensors, not what the operations or the interpreter use inside.
     """
     _expect_example("example", example)
-    model = _at_rest(model)
+    model, example = _at_rest(model), example.clone()  # a row of a large table counts as a row
     with _LiveBytes([*model.parameters(), *model.buffers(), example]) as live, torch.no_grad():
         model(example)
     return live.peak
@@ -155,8 +156,7 @@ class _LiveBytes(TorchDispatchMode):
 
 def _at_rest(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode: measuring must not move running averages or the mode."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    expect.module("model", model)
     return copy.deepcopy(model).eval()
 
 

@@ -12,8 +12,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -100,30 +102,8 @@ def fit(
     students. Raises ``ValueError``/``TypeError`` for bad arguments and ``FloatingPointError``,
     naming seed and step, when a loss is no longer finite.
     """
-    numbers = course_seeds(seeds)
-    expect.count("steps", steps)
-    expect.count("batch_size", batch_size)
-    expect.number("learning_rate", learning_rate, above=0)
-    expect.number("weight_decay", weight_decay, low=0)
-    sources = _sources(data, len(numbers))
-    device = sources[0].device
-    models = [_make(make_student, seed, device) for seed in numbers]
-    if len({id(model) for model in models}) < len(models):
-        raise ValueError("make_student: expected a new module at every call, got the same one twice")
-    together = _train_stacked(models[0], together)
-    job = _Job(
-        objectives=[_Objective(model, loss, spread=isinstance(data, Source)) for model in models],
-        sources=sources,
-        orders=[source.orders(numbers, steps, batch_size, number) for number, source in enumerate(sources)],
-        make_optimiser=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True),
-        seeds=numbers,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(stream(numbers[0], "noise"))  # for what a loss draws itself, such as dropout
-        _rehearse(job)
-        parameters, losses = (_train_together if together else _train_one_by_one)(job, progress_bar)
-    buffers = stack_module_state(models)[1]
-    return Students(models[0], parameters, buffers, losses, tuple(numbers), together)
+    job = _prepare(make_student, loss, data, seeds=seeds, steps=steps, batch_size=batch_size, together=together)
+    return _train(job, learning_rate, weight_decay, progress_bar)
 
 
 def tuned(
@@ -133,20 +113,24 @@ def tuned(
     *,
     validate: Callable[[Students], ArrayLike],
     learning_rates: Sequence[float] = (1e-3, 1e-2),
+    weight_decays: Sequence[float] = (0.0,),
+    progress_bar: bool | None = None,
     **options: Any,
 ) -> Students:
-    """Train with each learning rate and return the students with the best mean validation score.
+    """Train with each learning rate and weight decay; return the students who validate best.
 
-    ``validate(students)``: one score per seed, (S,), larger is better; it must not touch the test
-    part. ``options``: further arguments of ``fit``. A learning rate at which a student diverges
-    is out. Raises ``FloatingPointError`` if that leaves none.
+    ``validate(students)``: one score per seed, (S,), larger is better in the mean; it must not touch
+    the test part. ``options``: further arguments of ``fit``. A learning rate at which a student
+    diverges is out. Raises ``FloatingPointError`` if that leaves none.
     """
-    if not learning_rates:
-        raise ValueError("learning_rates: expected at least one, got none")
+    for name, values in {"learning_rates": learning_rates, "weight_decays": weight_decays}.items():
+        if not values:
+            raise ValueError(f"{name}: expected at least one, got none")
+    job = _prepare(make_student, loss, data, **options)
     best, best_score = None, -math.inf
-    for learning_rate in learning_rates:
+    for learning_rate, weight_decay in product(learning_rates, weight_decays):
         try:
-            students = fit(make_student, loss, data, learning_rate=learning_rate, **options)
+            students = _train(job, learning_rate, weight_decay, progress_bar)
         except FloatingPointError:
             continue
         score = float(np.mean(validate(students)))
@@ -199,59 +183,117 @@ class _Objective(nn.Module):
 
 @dataclass(frozen=True)
 class _Job:
+    """All of a training but its optimiser: may be run several times."""
+
     objectives: list[_Objective]
     sources: list[Source]
     orders: list[Tensor]  # per source: (steps, S, batch_size)
-    make_optimiser: Callable[[list[Tensor]], torch.optim.Optimizer]
     seeds: list[int]
+    step_once: Callable[..., tuple[list[Tensor], Tensor]] | None  # traced; none: one seed after the other
+
+    @property
+    def steps(self) -> int:
+        return len(self.orders[0])
 
     def progress(self) -> Tensor:
-        steps = len(self.orders[0])
-        return torch.arange(steps, device=self.orders[0].device) / steps
+        return torch.arange(self.steps, device=self.orders[0].device) / self.steps
+
+    def batches(self, step: int) -> list[tuple[Tensor, ...]]:
+        return [source.batch(order[step]) for source, order in zip(self.sources, self.orders, strict=True)]
+
+    def parameters(self) -> tuple[list[str], list[Tensor], dict[str, Tensor]]:
+        """Return names and stacked copies of what is trained, and what is not by name."""
+        stacked = {name: tensor.detach().clone() for name, tensor in stack_module_state(self.objectives)[0].items()}
+        names = [name for name, parameter in self.objectives[0].named_parameters() if parameter.requires_grad]
+        return names, [stacked.pop(name) for name in names], stacked
+
+
+def _prepare(
+    make_student: Callable[[], nn.Module],
+    loss: Loss,
+    data: Source | Sequence[Source],
+    *,
+    seeds: int | Sequence[int] = 10,
+    steps: int = 600,
+    batch_size: int = 64,
+    together: bool | None = None,
+) -> _Job:
+    """Check the arguments of ``fit``, make the students, try the loss once, and trace it."""
+    numbers = course_seeds(seeds)
+    expect.count("steps", steps)
+    expect.count("batch_size", batch_size)
+    sources = _sources(data, len(numbers))
+    models = [_make(make_student, seed, sources[0].device) for seed in numbers]
+    if len({id(model) for model in models}) < len(models):
+        raise ValueError("make_student: expected a new module at every call, got the same one twice")
+    job = _Job(
+        objectives=[_Objective(model, loss, spread=isinstance(data, Source)) for model in models],
+        sources=sources,
+        orders=[source.orders(numbers, steps, batch_size, number) for number, source in enumerate(sources)],
+        seeds=numbers,
+        step_once=None,
+    )
+    together = _train_stacked(models[0], together)
+    with _own_randomness(job):
+        _rehearse(job)
+        return replace(job, step_once=_traced(job)) if together else job
+
+
+def _train(job: _Job, learning_rate: float, weight_decay: float, bar: bool | None) -> Students:
+    expect.number("learning_rate", learning_rate, above=0)
+    expect.number("weight_decay", weight_decay, low=0)
+    make_optimiser = partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    with _own_randomness(job):
+        return (_train_together if job.step_once else _train_one_by_one)(job, make_optimiser, bar)
+
+
+@contextmanager
+def _own_randomness(job: _Job) -> Iterator[None]:
+    """Give what a loss draws itself, such as dropout, its own stream; leave the caller's alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(job.seeds[0], "noise"))
+        yield
 
 
 def _rehearse(job: _Job) -> None:
     """Compute one loss as plain PyTorch does, so that a mistake in it shows as a plain error."""
-    batches = [source.batch(order[0]) for source, order in zip(job.sources, job.orders, strict=True)]
     objective = copy.deepcopy(job.objectives[0])  # the student's running averages, if any, stay as they are
-    value = objective([tuple(tensor[0] for tensor in batch) for batch in batches], job.progress()[0])
+    value = objective([tuple(tensor[0] for tensor in batch) for batch in job.batches(0)], job.progress()[0])
     if not value.requires_grad:
         raise ValueError("loss: expected a value that depends on the student, got one without gradient")
 
 
-def _train_together(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Tensor]:
-    """Take every step for all seeds at once."""
-    objective = job.objectives[0]
-    stacked = {name: tensor.detach().clone() for name, tensor in stack_module_state(job.objectives)[0].items()}
-    names = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
-    parameters = [stacked[name] for name in names]
-    frozen = {name: tensor for name, tensor in stacked.items() if name not in names}
+def _traced(job: _Job) -> torch.fx.GraphModule:
+    """Return the gradients and losses of all students as one flat list of tensor operations."""
+    names, parameters, frozen = job.parameters()
 
     def one(
         values: list[Tensor], fixed: dict[str, Tensor], batches: list[tuple[Tensor, ...]], progress: Tensor
     ) -> Tensor:
-        return functional_call(objective, dict(zip(names, values, strict=True)) | fixed, (batches, progress))
+        values_by_name = dict(zip(names, values, strict=True))
+        return functional_call(job.objectives[0], values_by_name | fixed, (batches, progress))
 
     gradient = vmap(grad_and_value(one), in_dims=(0, 0, 0, None), randomness="different")
-    progress, steps = job.progress(), len(job.orders[0])
-
-    def batches(step: int) -> list[tuple[Tensor, ...]]:
-        return [source.batch(order[step]) for source, order in zip(job.sources, job.orders, strict=True)]
-
     # Fake tensors: shapes without values, twice as quick to trace. A loss may still hold real ones of its own.
-    step_once = make_fx(gradient, tracing_mode="fake", _allow_non_fake_inputs=True)(
-        parameters, frozen, batches(0), progress[0]
+    traced = make_fx(gradient, tracing_mode="fake", _allow_non_fake_inputs=True)(
+        parameters, frozen, job.batches(0), job.progress()[0]
     )
-    _drop_idle_views(step_once)
-    optimiser = job.make_optimiser(parameters)
-    losses = torch.empty(steps, len(job.seeds), device=progress.device)
+    _drop_idle_views(traced)
+    return traced
+
+
+def _train_together(job: _Job, make_optimiser: Callable[..., torch.optim.Optimizer], bar: bool | None) -> Students:
+    """Take every step for all seeds at once."""
+    names, parameters, frozen = job.parameters()
+    optimiser, progress = make_optimiser(parameters), job.progress()
+    losses = torch.empty(job.steps, len(job.seeds), device=progress.device)
     with torch.no_grad(), one_thread():
-        for step in _watched(steps, losses, job.seeds, bar):
-            gradients, losses[step] = step_once(parameters, frozen, batches(step), progress[step])
+        for step in _watched(job.steps, losses, job.seeds, bar):
+            gradients, losses[step] = job.step_once(parameters, frozen, job.batches(step), progress[step])
             for parameter, value in zip(parameters, gradients, strict=True):
                 parameter.grad = value
             optimiser.step()
-    return {name.removeprefix("student."): tensor for name, tensor in stacked.items()}, losses.T
+    return _students(job.objectives, dict(zip(names, parameters, strict=True)) | frozen, losses, job, stacked=True)
 
 
 def _drop_idle_views(traced: torch.fx.GraphModule) -> None:
@@ -272,23 +314,30 @@ def _drop_idle_views(traced: torch.fx.GraphModule) -> None:
     traced.recompile()
 
 
-def _train_one_by_one(job: _Job, bar: bool | None) -> tuple[dict[str, Tensor], Tensor]:
+def _train_one_by_one(job: _Job, make_optimiser: Callable[..., torch.optim.Optimizer], bar: bool | None) -> Students:
     """Train the seeds one after the other, each as in a plain PyTorch loop."""
-    progress, steps = job.progress(), len(job.orders[0])
-    losses = torch.empty(steps, len(job.seeds), device=progress.device)
-    for place, objective in enumerate(job.objectives):
-        optimiser = job.make_optimiser(list(objective.parameters()))
+    objectives, progress = copy.deepcopy(job.objectives), job.progress()
+    losses = torch.empty(job.steps, len(job.seeds), device=progress.device)
+    for place, objective in enumerate(objectives):
+        optimiser = make_optimiser(list(objective.parameters()))
         tensors = [source.one_seed(place) for source in job.sources]
         orders = [order[:, place] for order in job.orders]
-        for step in _watched(steps, losses[:, place : place + 1], job.seeds[place : place + 1], bar):
+        for step in _watched(job.steps, losses[:, place : place + 1], job.seeds[place : place + 1], bar):
             batches = [tuple(t[order[step]] for t in ts) for ts, order in zip(tensors, orders, strict=True)]
             optimiser.zero_grad()
             value = objective(batches, progress[step])
             value.backward()
             optimiser.step()
             losses[step, place] = value.detach()
-    stacked = stack_module_state(job.objectives)[0]
-    return {n.removeprefix("student."): p.detach() for n, p in stacked.items()}, losses.T
+    return _students(objectives, stack_module_state(objectives)[0], losses, job, stacked=False)
+
+
+def _students(
+    objectives: list[_Objective], parameters: dict[str, Tensor], losses: Tensor, job: _Job, *, stacked: bool
+) -> Students:
+    models = [objective.student for objective in copy.deepcopy(objectives)]  # the job may run again
+    parameters = {name.removeprefix("student."): tensor.detach() for name, tensor in parameters.items()}
+    return Students(models[0], parameters, stack_module_state(models)[1], losses.T, tuple(job.seeds), stacked)
 
 
 def _make(make_student: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ctkd_lessons.course.examine import examine
-from ctkd_lessons.course.exercises import of_lesson
+from ctkd_lessons.course.exercises import MODULES, of_lesson
 from ctkd_lessons.data import digits
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.soft_targets import kd_loss
@@ -88,7 +88,7 @@ def main() -> None:
         lambda: fit(small, from_soft, soft, steps=STEPS),
         lambda: fit(small, from_labels, train, steps=STEPS),
     )
-    for exercise in of_lesson("01"):
+    for exercise in (exercise for number in MODULES for exercise in of_lesson(number)):
         right, wrong = (seconds(partial(examine, exercise, answer)) for answer in (exercise.reference, always_zero))
         print(f"check {exercise.id}: right answer {right:.2f} s, wrong answer {wrong:.2f} s")
     for name, command in {

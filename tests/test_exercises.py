@@ -11,7 +11,8 @@ from ctkd_lessons.course import exercises
 from ctkd_lessons.course.check import CheckFailed, _marked_up, check
 from ctkd_lessons.course.examine import differs, examine, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
-from ctkd_lessons.course.lessons import lessons
+from ctkd_lessons.course.lessons import find as find_lesson
+from ctkd_lessons.features import activations, distance_loss, hint_loss, similarity_loss
 
 ALL = [exercise for number in MODULES for exercise in of_lesson(number)]
 COMBINATIONS = [
@@ -115,6 +116,105 @@ def limit_without_gradient(s, t):
         return (d - d.mean(1, keepdim=True)) / d.numel()
 
 
+def projected(s, w):
+    return F.conv2d(s, w[..., None, None])
+
+
+def maps_in_a_loop(f):
+    return torch.stack([F.normalize(example.square().sum(0).flatten(), dim=0) for example in f])
+
+
+def map_of_public_code(f):
+    return F.normalize(f.pow(2).mean(1).view(f.size(0), -1))
+
+
+def map_with_a_small_number(f):
+    q = f.pow(2).sum(1, keepdim=True)
+    return (q / (torch.norm(q, dim=(2, 3), keepdim=True) + 1e-6)).flatten(1)
+
+
+def hint_by_matrix_product(s, t, w):
+    difference = w @ s.flatten(2) - t.detach().flatten(2)
+    return (difference.square().sum() / len(s)) / 2
+
+
+def gram_of(f):
+    rows = f.flatten(1)
+    return rows @ rows.T
+
+
+def similarity_by_columns(s, t):
+    """G is symmetric: its columns may as well be divided."""
+    return F.mse_loss(F.normalize(gram_of(s), dim=0), F.normalize(gram_of(t.detach()), dim=0))
+
+
+def similarity_by_einsum(s, t):
+    g_s, g_t = (torch.einsum("id,jd->ij", f.flatten(1), f.flatten(1)) for f in (s, t.detach()))
+    return torch.dist(g_s / g_s.norm(dim=1, keepdim=True), g_t / g_t.norm(dim=1, keepdim=True)) ** 2 / len(s) ** 2
+
+
+def relational(distances, *, mean=None, loss=F.smooth_l1_loss):
+    """A relational loss from a function that gives all distances."""
+
+    def answer(s, t):
+        d_s, d_t = distances(s), distances(t.detach())
+        of_pairs = mean or (lambda d: d.sum() / (len(d) * (len(d) - 1)))
+        return loss(d_s / of_pairs(d_s), d_t / of_pairs(d_t))
+
+    return answer
+
+
+def off_diagonal_mean(d):
+    return d[~torch.eye(len(d), dtype=torch.bool)].mean()
+
+
+def direct(rows):
+    return (rows[:, None] - rows[None]).norm(dim=-1)
+
+
+def small_number_under_the_root(rows):
+    return ((rows[:, None] - rows[None]).pow(2).sum(-1) + 1e-12).sqrt()
+
+
+def gram_distances(rows):
+    """As in the released code of the paper."""
+    squares = rows.pow(2).sum(1)
+    found = (squares[:, None] + squares[None] - 2 * rows @ rows.T).clamp(min=1e-12).sqrt()
+    return found * (1 - torch.eye(len(rows), dtype=rows.dtype))
+
+
+def centred_gram_distances(rows):
+    return gram_distances(rows - rows.mean(0))
+
+
+def cdist_by_differences(rows):
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def channels_by_library(s, t, T):
+    log_s, log_t = (F.log_softmax(f.flatten(2) / T, -1) for f in (s, t.detach()))
+    return F.kl_div(log_s, log_t, reduction="sum", log_target=True) * T * T / (s.shape[0] * s.shape[1])
+
+
+def channels_as_rows(s, t, T):
+    return soft_targets.kd_loss(s.reshape(-1, s[0, 0].numel()), t.reshape(-1, t[0, 0].numel()), T)
+
+
+def with_context_manager(student, projector, teacher, layer, images, labels, steps, weight, learning_rate):
+    """Another way to take the feature, and two optimisers in the place of one."""
+    with torch.no_grad():
+        target = activations(teacher.eval(), images, [str(layer)])[1][str(layer)]
+    optimisers = [torch.optim.SGD(model.parameters(), learning_rate) for model in (student, projector)]
+    for _ in range(steps):
+        logits, seen = activations(student, images, [str(layer)])
+        student.zero_grad()
+        projector.zero_grad()
+        F.cross_entropy(logits, labels).backward(retain_graph=True)
+        (weight * hint_loss(projector(seen[str(layer)]), target)).backward()
+        for optimiser in optimisers:
+            optimiser.step()
+
+
 @pytest.mark.parametrize(
     ("exercise_id", "answer"),
     [
@@ -124,6 +224,24 @@ def limit_without_gradient(s, t):
         ("01.kd_gradient_limit", lambda s, t: limit_without_gradient(s, t.detach())),
         ("01.correct_bias", lambda z, c, o: z + o * F.one_hot(torch.tensor(c), z.shape[1])),
         ("01.correct_bias", lambda z, c, o: torch.cat([z[:, :c], z[:, c : c + 1] + o, z[:, c + 1 :]], 1)),
+        ("02.attention_map", lambda f: F.normalize(torch.einsum("bmhw,bmhw->bhw", f, f).flatten(1))),
+        ("02.attention_map", maps_in_a_loop),
+        ("02.attention_map", map_of_public_code),
+        ("02.attention_map", map_with_a_small_number),
+        ("02.projected_hint", lambda s, t, w: hint_loss(torch.einsum("ts,bshw->bthw", w, s), t)),
+        ("02.projected_hint", lambda s, t, w: F.mse_loss(projected(s, w), t.detach(), reduction="sum") / (2 * len(s))),
+        ("02.projected_hint", hint_by_matrix_product),
+        ("02.similarity_loss", lambda s, t: (F.normalize(gram_of(s)) - F.normalize(gram_of(t.detach()))).pow(2).mean()),
+        ("02.similarity_loss", similarity_by_columns),
+        ("02.similarity_loss", similarity_by_einsum),
+        ("02.distance_loss", relational(direct)),
+        ("02.distance_loss", relational(direct, mean=off_diagonal_mean, loss=F.huber_loss)),
+        ("02.distance_loss", relational(cdist_by_differences)),
+        ("02.distance_loss", relational(small_number_under_the_root)),
+        ("02.distance_loss", relational(centred_gram_distances)),
+        ("02.channel_loss", channels_by_library),
+        ("02.channel_loss", channels_as_rows),
+        ("02.distil_features", with_context_manager),
     ],
 )
 def test_more_right_answers_written_differently_pass(exercise_id, answer):
@@ -141,8 +259,60 @@ def lower_quantile(z, c, share):
     return (others.amax(-1) - z[:, c]).quantile(share, interpolation="lower").item()
 
 
+def unguarded_map(f):
+    energy = f.square().sum(1).flatten(1)
+    return energy / energy.norm(dim=1, keepdim=True)
+
+
+def hidden_nan_map(f):
+    return torch.nan_to_num(unguarded_map(f))
+
+
+def flat_similarity(s, t):
+    """Right for maps, not for features without height and width."""
+    g_s, g_t = (torch.einsum("amhw,bmhw->ab", f, f) for f in (s, t.detach()))
+    return (F.normalize(g_s) - F.normalize(g_t)).square().mean()
+
+
+def root_of_zero(rows):
+    return (rows[:, None] - rows[None]).square().sum(-1).sqrt()
+
+
+def channels_with_a_small_number(s, t, T):
+    """The log of a softmax, kept from −inf by force."""
+    p_s, p_t = (torch.softmax(f.flatten(2) / T, -1) for f in (s, t.detach()))
+    return (p_t * ((p_t + 1e-8).log() - (p_s + 1e-8).log())).sum(-1).mean() * T * T
+
+
+def labels_stop_at_the_features(student, projector, teacher, layer, *rest):
+    """Only the hint trains what lies before the features."""
+    cut = torch.nn.Sequential(*student[: layer + 1], Detach(), *student[layer + 1 :])
+    exercises.find("02.distil_features").reference(cut, projector, teacher, layer, *rest)
+
+
+class Detach(torch.nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
 @pytest.mark.parametrize(
-    ("exercise_id", "answer"), [("01.soften", batch_maximum), ("01.balanced_offset", lower_quantile)]
+    ("exercise_id", "answer"),
+    [
+        ("01.soften", batch_maximum),
+        ("01.balanced_offset", lower_quantile),
+        ("02.attention_map", unguarded_map),
+        ("02.attention_map", hidden_nan_map),
+        ("02.projected_hint", lambda s, t, w: hint_loss(projected(s, w.detach()), t)),
+        ("02.projected_hint", lambda s, t, w: hint_loss(projected(s.detach(), w), t)),
+        ("02.similarity_loss", flat_similarity),
+        ("02.distance_loss", relational(gram_distances)),
+        ("02.distance_loss", relational(lambda rows: torch.cdist(rows, rows))),
+        ("02.distance_loss", relational(root_of_zero)),
+        ("02.distance_loss", relational(direct, mean=lambda d: d[d > 0].mean())),
+        ("02.distance_loss", relational(direct, loss=lambda a, b: F.mse_loss(a, b) / 2)),
+        ("02.channel_loss", channels_with_a_small_number),
+        ("02.distil_features", labels_stop_at_the_features),
+    ],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_nearly_right_answers_fail(exercise_id, answer, seed):
@@ -171,6 +341,36 @@ def helper(z):
         ("01.kd_loss", lambda s, t, T: right(s, t, T) + helper(s), '(line 1 of your function: `("01.kd_loss", lambda'),
         ("01.distil", gradient_left, "gradient left in the teacher should be none"),
         ("01.soften", lambda z, T: torch.softmax((z / T).long(), -1), "stopped with NotImplementedError"),
+        ("02.attention_map", lambda f: f.square().sum(1), "should have shape (3, 10); yours has (3, 2, 5)"),
+        ("02.attention_map", lambda f: F.normalize(f.square().sum(1)).flatten(1), "normalised over the height only"),
+        ("02.attention_map", hidden_nan_map, "its gradient at a map of zeros is nan"),
+        ("02.projected_hint", lambda s, t, w: F.mse_loss(projected(s, w), t) / 2, "number of entries per example"),
+        ("02.projected_hint", lambda s, t, w: hint_loss(projected(s.detach(), w), t), "No gradient reaches `student_f"),
+        (
+            "02.projected_hint",
+            lambda s, t, w: (projected(s, w) - t.detach()).square().sum((1, 2, 3)) / 2,
+            "A loss is one number",
+        ),
+        (
+            "02.similarity_loss",
+            lambda s, t: similarity_loss(t, s),
+            "the student is cut from the graph, not the teacher",
+        ),
+        ("02.similarity_loss", lambda s, t: similarity_loss(s, t) / 2, "0.5 times the right one"),
+        ("02.similarity_loss", flat_similarity, "takes features without height and width, too; yours does not"),
+        ("02.distance_loss", relational(direct, mean=torch.mean), "the zeros of the diagonal in the mean distance"),
+        ("02.distance_loss", relational(gram_distances), "loses its digits in float32"),
+        ("02.distance_loss", relational(lambda rows: torch.cdist(rows, rows)), "beyond 25 rows `torch.cdist`"),
+        ("02.distance_loss", relational(root_of_zero), "its gradient is nan"),
+        ("02.distance_loss", lambda s, t: distance_loss(s, t) * len(s), "times the number of examples"),
+        (
+            "02.distance_loss",
+            lambda s, t: distance_loss(s.double(), t.double()),
+            "dtype for float32 should be torch.fl",
+        ),
+        ("02.channel_loss", lambda s, t, T: channels_by_library(s, t, T) * len(s), "times the number of examples"),
+        ("02.channel_loss", lambda s, t, T: channels_by_library(s, t, 1.0), "computed without the temperature"),
+        ("02.distil_features", lambda *arguments: None, "a loop after which the student is as it was"),
     ],
 )
 def test_these_are_told_too(exercise_id, answer, words):
@@ -225,7 +425,7 @@ def crashes(s, t, temperature):
         (lambda s, t: right(s, t, 4.0), "Keep the name and the arguments"),
         (lambda s, t, T: right(s, t, T) * torch.nan, "nan or inf"),
         (lambda s, t, T: right(t, s, T), "with teacher and student swapped"),
-        (lambda s, t, T: right(t, s, T), "Beside that: The gradient of `student_logits` differs"),
+        (lambda s, t, T: right(t, s, T), "Beside that: No gradient reaches `student_logits`"),
         ("a string", "should be a function"),
     ],
 )
@@ -247,7 +447,7 @@ def test_right_value_but_teacher_not_detached_fails():
             .mean()
         )
 
-    assert "gradient flows into the teacher's logits" in told(answer)
+    assert "gradient flows into `teacher_logits`" in told(answer)
 
 
 def test_a_mistake_beside_something_else_is_still_named():
@@ -288,15 +488,24 @@ def test_a_check_leaves_the_learners_random_numbers_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_bug_hunt_names_what_is_left():
-    book = nbformat.read(lessons()[0].solution, as_version=4)
+@pytest.mark.parametrize(
+    ("exercise_id", "bugs"),
+    [
+        ("01.distil", ["teacher_training", "accumulates", "alpha_on_labels", "softmax_twice"]),
+        (
+            "02.distil_features",
+            ["projector_left_out", "hook_stays", "teacher_training", "element_mean", "wrong_layer"],
+        ),
+    ],
+)
+def test_the_bug_hunt_names_what_is_left(exercise_id, bugs):
+    number, name = exercise_id.split(".")
+    book = nbformat.read(find_lesson(number).solution, as_version=4)
     scope: dict = {}
     source = {cell.id: cell.source for cell in book.cells if cell.cell_type == "code"}
-    exec(source["imports"] + "\n" + source["broken_distil"], scope)
-    finding = examine(exercises.find("01.distil"), scope["broken_distil"])
-    assert [mistake.name for mistake in finding.mistakes] == [
-        "teacher_training", "accumulates", "alpha_on_labels", "softmax_twice",
-    ]  # fmt: skip
+    exec(source["imports"] + "\n" + source[f"broken_{name}"], scope)
+    finding = examine(exercises.find(exercise_id), scope[f"broken_{name}"])
+    assert [mistake.name for mistake in finding.mistakes] == bugs
 
 
 def test_unknown_exercise_lists_the_known():

@@ -231,5 +231,18 @@ def test_each_step_draws_its_own_dropout_and_draws_it_again(together):
 def test_tuned_wants_rates_and_scores():
     with pytest.raises(ValueError, match="learning_rates: expected at least one"):
         tuned(SMALL, from_labels, TRAIN, validate=lambda students: [0.0], learning_rates=())
+    with pytest.raises(ValueError, match="weight_decays: expected at least one"):
+        tuned(SMALL, from_labels, TRAIN, validate=lambda students: [0.0], weight_decays=())
     with pytest.raises(ValueError, match="validate: expected finite scores"):
         tuned(SMALL, from_labels, TRAIN, validate=lambda students: [np.nan], seeds=4, steps=2)
+
+
+@pytest.mark.parametrize("make", [SMALL, partial(conv, [2], 10)])
+def test_tuned_trains_each_pair_as_fit_does(make):
+    seen = []
+    keep = lambda students: seen.append(students) or [0.0]
+    tuned(make, from_labels, TRAIN, validate=keep, learning_rates=(1e-3, 1e-2), weight_decays=(0, 1), seeds=4, steps=5)
+    pairs = [(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]
+    for students, (rate, decay) in zip(seen, pairs, strict=True):
+        alone = fit(make, from_labels, TRAIN, seeds=4, steps=5, learning_rate=rate, weight_decay=decay)
+        assert all(torch.equal(alone.parameters[name], tensor) for name, tensor in students.parameters.items())

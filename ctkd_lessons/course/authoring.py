@@ -60,21 +60,18 @@ def environment() -> None:
 
 
 @app.command()
-def sweep(seeds: Annotated[list[int], typer.Argument(help="values of CTKD_SEED")]) -> None:
-    """Run every lesson under other seeds and note, for each claim, where it held."""
-    path = ROOT / "notebooks" / SEEDS_SHOWN
-    table: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
+def sweep(
+    seeds: Annotated[list[int], typer.Argument(help="values of CTKD_SEED")],
+    lesson: Annotated[str, typer.Option(help="only the lesson of this number, such as 02")] = "",
+) -> None:
+    """Run lessons under other seeds and note, for each claim, where it held."""
     for seed in seeds:
-        for lesson in sorted((ROOT / "notebooks").glob("0*.ipynb")):
-            made = _claims(execute(read_notebook(lesson), lesson.parent, seed=seed, allow_errors=True))
-            code = code_of(read_notebook(lesson))
-            if table.get(lesson.stem, {}).get("code") != code:
-                table[lesson.stem] = {"code": code, "claims": {}}
-            for claim in made:
-                table[lesson.stem]["claims"].setdefault(claim["text"], {})[str(seed)] = claim["holds"]
+        for path in sorted((ROOT / "notebooks").glob(f"{lesson or '0'}*.ipynb")):
+            notebook = read_notebook(path)
+            made = _claims(execute(notebook, path.parent, seed=seed, allow_errors=True))
+            _note_held(ROOT / "notebooks" / SEEDS_SHOWN, path.stem, code_of(notebook), seed, made)
             broken = [claim["text"] for claim in made if not claim["holds"]]
-            print(f"{lesson.stem} CTKD_SEED={seed}: {len(made)} claims, broken: {broken or 'none'}", flush=True)
-        path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(f"{path.stem} CTKD_SEED={seed}: {len(made)} claims, broken: {broken or 'none'}", flush=True)
 
 
 def execute(notebook: NotebookNode, folder: Path, *, seed: int = 0, allow_errors: bool = False) -> NotebookNode:
@@ -155,6 +152,16 @@ def conda_environment(constraints: str) -> str:
     )
     packages = [f"      - '{pin}'" if ";" in pin else f"      - {pin}" for pin in [*pins, "-e ."]]
     return head + "dependencies:\n  - python=3.11\n  - pip\n  - pip:\n" + "\n".join(packages) + "\n"
+
+
+def _note_held(file: Path, lesson: str, code: str, seed: int, made: list[dict]) -> None:
+    """Add to the file at which seed each claim held; what was found with other code is dropped."""
+    table = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if table.get(lesson, {}).get("code") != code:
+        table[lesson] = {"code": code, "claims": {}}
+    for claim in made:
+        table[lesson]["claims"].setdefault(claim["text"], {})[str(seed)] = claim["holds"]
+    file.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _claims(notebook: NotebookNode) -> list[dict]:

@@ -8,7 +8,7 @@ thing that differs. Nothing is broadcast before it is compared.
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import compress, permutations
 from zlib import crc32
 
 import numpy as np
@@ -89,7 +89,9 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
         headline = "This is " + ", and at the same time ".join(mistake.says for mistake in mistakes) + "."
         details = [mistake.hint for mistake in mistakes]
         beside = differs(variant[first], seen[first])
-        details += [f"Beside that: {_sentence(beside, variant[first], seen[first])}"] if beside else []
+        # How far a nan spreads depends on how it came about; that is no second mistake.
+        if beside and _is_finite(variant[first][beside]):
+            details.append(f"Beside that: {_sentence(beside, variant[first], seen[first])}")
         return Finding(exercise, "wrong", headline, mistakes, tuple(details))
     slip = _slip(exercise, cases, expected, seen)
     sentence = _sentence(difference, expected[first], seen[first])
@@ -173,8 +175,13 @@ def _slip(
         return "Your function returns the same value whatever it is given."
     if all(_same(want, got) for want, got in pairs):
         return None
-    factors = [_factor(want, got) for want, got in pairs]
-    return _name_factor(factors, [exercise.sizes(case) for case in cases]) if all(factors) else None
+    told = [not (_is_zero(want) and _is_zero(got)) for want, got in pairs]  # 0 = r · 0 says nothing about r
+    factors = [_factor(want, got) for want, got in compress(pairs, told)]
+    return _name_factor(factors, [exercise.sizes(case) for case in compress(cases, told)]) if all(factors) else None
+
+
+def _is_zero(value: np.ndarray) -> bool:
+    return _same(np.zeros_like(value), value)
 
 
 def _factor(want: np.ndarray, got: np.ndarray) -> float | None:
@@ -212,7 +219,7 @@ def _sentence(key: str | None, expected: Observation, got: Observation) -> str:
         return f"Your function gives no {key}."
     want, have = expected[key], got[key]
     if key == "type":
-        return f"Your function returns {'nothing' if have == 'NoneType' else f'a {have}'}; expected a {want}."
+        return f"Your function returns {'nothing' if have == 'NoneType' else _a(have)}; expected {_a(want)}."
     if key == "differentiable":
         return "No gradient flows from your value to the inputs."
     if key.startswith("gradient into") and want == "none":
@@ -225,47 +232,89 @@ def _sentence(key: str | None, expected: Observation, got: Observation) -> str:
         return f"The {key} should have shape {want.shape}; yours has {have.shape}."
     if not np.isfinite(have).all() and np.isfinite(want).all():
         return f"The {key} holds nan or inf; the right one is finite."
+    if key.startswith("gradient of") and not have.any():
+        return f"No gradient reaches {key.removeprefix('gradient of ')}."
     at = np.unravel_index(np.abs(want.astype(float) - have.astype(float)).argmax(), want.shape)
     place = f" at {tuple(map(int, at))}" if want.ndim else ""
+    if want.dtype == bool:
+        return f"The {key} differs{place}: expected {want[at]}, got {have[at]}."
+    if key == "value" and expected.get("type", "").startswith("tuple"):
+        place = f" in number {at[0] + 1} of the {len(want)} you return"
     digits = 6 if f"{want[at]:.6g}" != f"{have[at]:.6g}" else 12
     return f"The {key} differs{place}: expected {want[at]:.{digits}g}, got {have[at]:.{digits}g}."
 
 
 def _advice(key: str | None, expected: Observation, got: Observation) -> tuple[str, ...]:
     """Say what to do about a difference that no known mistake explains."""
-    if key == "raised" and got["raised"] == "TypeError" and "positional argument" in got["message"]:
+    if key == "raised" and "positional argument" in got["message"] and not got["line"]:
         return ("Keep the name and the arguments of the function as they were given.",)
     if key == "raised" and "detach().numpy()" in got["message"]:
         return (STAY_IN_TORCH,)
+    if key == "raised" and "does not require grad" in got["message"]:
+        return ("What you call `backward` on depends on no parameter: look at `detach`, `no_grad`, swapped arguments.",)
+    if key == "raised" and "backward through the graph a second time" in got["message"]:
+        return ("Each step needs a forward pass of its own: run the model inside the loop.",)
     if key == "type" and got["type"] == "NoneType":
         return ("Does every path end in a `return`?",)
-    if key == "type" and expected["type"] == "torch.Tensor":
-        return (STAY_IN_TORCH,)
+    if key == "type" and "tensor" in expected["type"].lower():
+        left = any(word in got["type"] for word in ("float", "int", "bool", "numpy"))
+        return (STAY_IN_TORCH if left else f"Return {_a(expected['type'])} and nothing else.",)
     if key == "type":
-        return (f"Turn the result into a {expected['type']} at the end.",)
+        return (f"Turn the result into {_a(expected['type'])} at the end.",)
+    if key == "dtype" and expected["dtype"] == "bool":
+        return ("Return True or False for each entry: what a comparison gives.",)
     if key == "dtype":
         return ("The result should have the dtype of the inputs: look for a tensor made with a fixed dtype.",)
     if key == "differentiable":
         return ("Look for `.detach()`, `.item()`, `torch.no_grad()` or a `torch.tensor(…)` around a tensor.",)
     if key and key.endswith("afterwards"):
         return ("Look for an assignment into the input (`x[…] = …`), `+=`, or a method that ends in `_`.",)
+    if key and key.endswith("after training"):
+        return (
+            "Go through the loop line by line: what enters each loss and with which weight, the models' modes, the "
+            "order of `zero_grad`, `backward` and `step`.",
+        )
     if key and key.startswith("gradient into"):
         return ("The teacher is a constant for the student: which call cuts a tensor from the graph?",)
     value = got.get(key) if key else None
-    if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+    if not isinstance(value, np.ndarray):
+        return ()
+    if not np.isfinite(value).all() and key.startswith("gradient"):
         return (
-            "Large logits overflow in `exp`, and the log of 0, or of anything that is no probability, is not finite: "
-            "stay in log space.",
+            "Look for a root, a power below 1 or a division at 0: its slope is infinite there, and ∞ · 0 is nan, even "
+            "where a `where` hides it afterwards. Or for `exp` or `log` at their limits: stay in log space.",
         )
+    if not np.isfinite(value).all():
+        return (
+            "Look for `exp` of something large, for the log of 0 or of anything that is no probability (stay in log "
+            "space), for a negative number under a root, for 0 / 0.",
+        )
+    if key.startswith("gradient of") and not value.any():
+        return ("Look for `.detach()`, `.data`, `torch.no_grad()` or a copy on its way into the value.",)
+    if key == "value" and value.ndim and not expected["value"].ndim and expected.get("type") == "torch.Tensor":
+        return ("A loss is one number for the whole batch.",)
     return ()
 
 
+def _a(noun: str) -> str:
+    """Put the article in front: "a float", "an int"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def _describe(case: Case) -> str:
-    """Name the arguments of a case: shapes and dtypes of arrays, values of scalars."""
-    return ", ".join(
-        f"{name} {value.shape} {value.dtype}" if isinstance(value, np.ndarray) else f"{name} = {value}"
-        for name, value in case.items()
-    )
+    """Name the arguments of a case: shapes and dtypes of arrays, values of scalars and of a few whole numbers."""
+    return ", ".join(f"{name}{_in_short(np.asarray(value))}" for name, value in case.items())
+
+
+def _in_short(value: np.ndarray) -> str:
+    if not value.ndim or (value.size <= 12 and (value == value.round()).all()):
+        return f" = {value.tolist()}"
+    largest = np.abs(value).max()
+    return f" {value.shape} {value.dtype}" + (f" up to ±{largest:.4g}" if largest >= 100 else "")
+
+
+def _is_finite(seen: object) -> bool:
+    return not isinstance(seen, np.ndarray) or bool(np.isfinite(seen).all())
 
 
 def _line_of(answer: Answer, error: Exception) -> str:

@@ -83,12 +83,17 @@ class Exercise:
         return [(mistake,) for mistake in self.mistakes] + several
 
 
+def tensors(case: Case) -> dict[str, Any]:
+    """Return a case's values by name, NumPy arrays as new tensors."""
+    return {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+
+
 def observe_value_only(answer: Answer, case: Case) -> Observation:
     """Call ``answer`` with the case's values in order; NumPy arrays become tensors.
 
     Observes the type of what comes back, its dtype and value, and every array as the call left it.
     """
-    given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+    given = tensors(case)
     seen = observe_value(answer(*given.values()))
     for name, value in given.items():
         if isinstance(value, Tensor):

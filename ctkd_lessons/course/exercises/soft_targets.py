@@ -18,30 +18,37 @@ from ctkd_lessons.course.exercises.description import (
     Property,
     observe_call,
     observe_value_only,
+    tensors,
+)
+from ctkd_lessons.course.exercises.shared import (
+    ACCUMULATES,
+    ADAM,
+    ALPHA_ON_LABELS,
+    CROSS_ENTROPY,
+    FOURTH_POWER,
+    LOG_OF_SOFTMAX,
+    NO_SQUARE,
+    PROBABILITIES_SQUARED,
+    SOFTMAX_TWICE,
+    STUDENT_NOT_LOGGED,
+    STUDENT_UNSOFTENED,
+    SUMMED,
+    SWAPPED,
+    TEACHER_UNSOFTENED,
+    ZEROED_LATE,
+    draw,
+    mistake_not_detached,
+    wrong_factor,
+    wrong_step,
+    wrong_terms,
 )
 
 SHAPES = ((4, 10), (1, 3), (7, 5), (16, 10), (3, 2), (5, 12))
-NOT_DETACHED = Mistake(
-    "not_detached",
-    "right in value, but gradient flows into the teacher's logits",
-    "The teacher is a constant for the student. Cut `teacher_logits` from the graph before you use it.",
-)
-SWAPPED = Mistake(
-    "swapped",
-    "the KL divergence with teacher and student swapped",
-    "KL(p_t ‖ p_s) averages over the *teacher's* probabilities. Which of the two stands in front of the logs?",
-)
 
 
 def _pairs(rng: np.random.Generator) -> list[dict]:
     """Student and teacher logits of both precisions and many shapes."""
-    return [
-        {
-            "student_logits": rng.normal(0, 3, shape).astype(dtype),
-            "teacher_logits": rng.normal(0, 3, shape).astype(dtype),
-        }
-        for shape, dtype in zip(SHAPES, ("float32", "float64") * 3, strict=True)
-    ]
+    return draw(rng, [{"student_logits": shape, "teacher_logits": shape} for shape in SHAPES], spread=3)
 
 
 def _batch_and_classes(case: Case) -> dict[str, float]:
@@ -165,44 +172,27 @@ def _wrong_kd(
     teacher_logits: Tensor,
     temperature: float,
     *,
-    swapped: bool = False,
     no_square: bool = False,
+    fourth_power: bool = False,
     element_mean: bool = False,
     summed: bool = False,
     not_detached: bool = False,
-    log_of_softmax: bool = False,
-    student_unsoftened: bool = False,
-    teacher_unsoftened: bool = False,
-    cross_entropy: bool = False,
     batch_axis: bool = False,
-    fourth_power: bool = False,
-    student_not_logged: bool = False,
     logits_squared: bool = False,
     probabilities_squared: bool = False,
+    **switches: bool,
 ) -> Tensor:
     teacher = teacher_logits if not_detached else teacher_logits.detach()
-    scaled_s = student_logits / (1.0 if student_unsoftened else temperature)
-    scaled_t = teacher / (1.0 if teacher_unsoftened else temperature)
     if logits_squared:
         return F.mse_loss(student_logits, teacher)
     if probabilities_squared:
-        return F.mse_loss(torch.softmax(scaled_s, -1), torch.softmax(scaled_t, -1))
+        return F.mse_loss(torch.softmax(student_logits / temperature, -1), torch.softmax(teacher / temperature, -1))
     if batch_axis:
-        scaled_s, scaled_t = scaled_s.T, scaled_t.T
-    log_s, log_t = (_logs(scaled, naive=log_of_softmax) for scaled in (scaled_s, scaled_t))
-    if batch_axis:
-        log_s, log_t = log_s.T, log_t.T
-    if swapped:
-        log_s, log_t = log_t, log_s
-    if student_not_logged:
-        log_s = log_s.exp()
-    terms = log_t.exp() * ((0.0 if cross_entropy else log_t) - log_s)
+        terms = wrong_terms(student_logits.T, teacher.T, temperature, **switches).T
+    else:
+        terms = wrong_terms(student_logits, teacher, temperature, **switches)
     divergence = terms.mean() if element_mean else terms.sum() if summed else terms.sum(-1).mean()
-    return divergence * temperature ** (0 if no_square else 4 if fourth_power else 2)
-
-
-def _logs(logits: Tensor, *, naive: bool) -> Tensor:
-    return torch.softmax(logits, -1).log() if naive else F.log_softmax(logits, -1)
+    return divergence * wrong_factor(temperature, no_square=no_square, fourth_power=fourth_power)
 
 
 KD_LOSS = Exercise(
@@ -215,63 +205,31 @@ KD_LOSS = Exercise(
     wrong=_wrong_kd,
     mistakes=(
         SWAPPED,
-        Mistake(
-            "no_square",
-            "the KL divergence without the factor T²",
-            "Without it the gradient shrinks like 1/T², and the soft term fades beside a labels' term.",
-        ),
+        NO_SQUARE,
         Mistake(
             "element_mean",
             "averaged over examples *and* classes",
-            "Sum over the classes first; average over the examples only. `reduction='mean'` of `F.kl_div` does this too.",
+            "Sum over the classes, average over the examples only. `reduction='mean'` of `F.kl_div` does this too.",
         ),
-        Mistake(
-            "summed",
-            "summed over the batch",
-            "Average over the examples, or the loss grows with the batch size.",
-        ),
-        NOT_DETACHED,
-        Mistake(
-            "log_of_softmax",
-            "right for small logits, but takes the log of a softmax that has reached 0",
-            "log(0) is −inf and 0 · inf is nan. Which function gives log-probabilities in one step?",
-        ),
-        Mistake(
-            "student_unsoftened",
-            "computed with a student at temperature 1",
-            "Both sides are softened with the same temperature.",
-        ),
-        Mistake(
-            "teacher_unsoftened",
-            "computed with a teacher at temperature 1",
-            "Soft targets are soft because the *teacher's* logits are divided by T, too.",
-        ),
+        SUMMED,
+        mistake_not_detached("teacher_logits"),
+        LOG_OF_SOFTMAX,
+        STUDENT_UNSOFTENED,
+        TEACHER_UNSOFTENED,
         Mistake(
             "batch_axis",
             "computed from softmaxes over the examples",
             "Each *row* is one example. Which axis holds the classes?",
         ),
-        Mistake(
-            "student_not_logged",
-            "computed with the student's probabilities where their logs belong",
-            "`F.kl_div` takes *log*-probabilities first and probabilities second.",
-        ),
-        Mistake("fourth_power", "too large by T²: the factor is there twice", "One factor T² is enough."),
+        STUDENT_NOT_LOGGED,
+        FOURTH_POWER,
         Mistake(
             "logits_squared",
             "the squared difference of the logits",
             "That is the limit at high temperature, but for centring and a ½. Here T is finite: compare probabilities.",
         ),
-        Mistake(
-            "probabilities_squared",
-            "the squared difference of the probabilities",
-            "It hardly sees the small probabilities, the teacher's dark knowledge. Use the KL divergence.",
-        ),
-        Mistake(
-            "cross_entropy",
-            "the cross-entropy of student and teacher, not the KL divergence",
-            "The gradient is the same, but the value is not zero when both agree: the teacher's entropy is missing.",
-        ),
+        PROBABILITIES_SQUARED,
+        CROSS_ENTROPY,
     ),
     properties=(
         Property(
@@ -471,7 +429,7 @@ def _offset_inputs(rng: np.random.Generator) -> list[Case]:
 
 def _observe_number(answer: Answer, case: Case) -> Observation:
     """Call an answer that returns a Python number: no gradient, no dtype."""
-    given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+    given = tensors(case)
     value = answer(*given.values())
     seen = {"type": type(value).__name__ if not isinstance(value, Tensor) else "torch.Tensor"}
     if isinstance(value, (int, float)):
@@ -614,7 +572,7 @@ def _observe_training(answer: Answer, case: Case) -> Observation:
     student = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     teacher = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
     before = nn.utils.parameters_to_vector(teacher.parameters()).detach().numpy()
-    given = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.items()}
+    given = tensors(case)
     answer(student, teacher, *given.values())
     after = nn.utils.parameters_to_vector(teacher.parameters()).detach().numpy()
     touched = any(p.grad is not None and p.grad.any() for p in teacher.parameters())
@@ -652,12 +610,8 @@ def _distil(
         soft = soft_targets.kd_loss(student_logits, teacher_logits, temperature)
         hard = F.cross_entropy(student_logits.softmax(-1) if softmax_twice else student_logits, labels)
         weight = 1 - alpha if alpha_on_labels else alpha
-        if not accumulates:
-            optimiser.zero_grad()
-        (weight * soft + (1 - weight) * hard).backward()
-        if zeroed_late:
-            optimiser.zero_grad()
-        optimiser.step()
+        loss = weight * soft + (1 - weight) * hard
+        wrong_step(optimiser, loss, accumulates=accumulates, zeroed_late=zeroed_late)
 
 
 DISTIL = Exercise(
@@ -672,33 +626,13 @@ DISTIL = Exercise(
         Mistake(
             "teacher_training",
             "a loop whose teacher is still in training mode",
-            "The teacher has dropout: in training mode it gives another answer each time. Which method switches it off?",
+            "The teacher has dropout: in training mode its answer changes each time. Which method switches it off?",
         ),
-        Mistake(
-            "accumulates",
-            "a loop whose gradients pile up from step to step",
-            "`backward` adds to `.grad`. What must happen before it?",
-        ),
-        Mistake(
-            "alpha_on_labels",
-            "a loop that puts α on the labels",
-            "Here α is the weight of the teacher's term, 1 − α that of the labels.",
-        ),
-        Mistake(
-            "softmax_twice",
-            "a loop that gives `F.cross_entropy` probabilities",
-            "`F.cross_entropy` applies the softmax itself: what does it expect?",
-        ),
-        Mistake(
-            "zeroed_late",
-            "a loop after which the student is as it was",
-            "Something clears the gradients between `backward` and `step`, or the student that learns is a copy.",
-        ),
-        Mistake(
-            "adam",
-            "right but for the optimiser: Adam",
-            "The exercise asks for plain gradient descent, so that everyone gets the same numbers.",
-        ),
+        ACCUMULATES,
+        ALPHA_ON_LABELS,
+        SOFTMAX_TWICE,
+        ZEROED_LATE,
+        ADAM,
     ),
     at_once=4,
     alone=frozenset({"zeroed_late", "adam"}),
