@@ -39,6 +39,7 @@ from ctkd_lessons.course.exercises.shared import (
     mistake_not_detached,
     mistake_student_cut,
     wrong_factor,
+    wrong_step,
     wrong_terms,
 )
 from ctkd_lessons.soft_targets import kd_loss
@@ -988,12 +989,8 @@ def _distil_features(
             teacher(images)
         features = student[: layer if wrong_layer else layer + 1](images)
         hint = hint_of(projector(features.detach() if student_cut else features) - seen["features"])
-        if not accumulates:
-            optimiser.zero_grad()
-        loss_of(F.cross_entropy(student(images), labels), hint, weight).backward()
-        if zeroed_late:
-            optimiser.zero_grad()
-        optimiser.step()
+        loss = loss_of(F.cross_entropy(student(images), labels), hint, weight)
+        wrong_step(optimiser, loss, accumulates=accumulates, zeroed_late=zeroed_late)
     if not hook_stays:
         hook.remove()
 
