@@ -18,6 +18,9 @@ M                             number of teachers in an ensemble
 
 For each example KL(p_t ‖ p_s) = KL(b_t ‖ b_s) + (1 − p_y of the teacher) · KL(p̂_t ‖ p̂_s). Plain
 distillation therefore mutes the second term where the teacher is sure; DKD weights the two by hand.
+
+Where this departs from the papers: both terms carry the factor T², as in the authors' code of DKD;
+the int8 layer finds the range of its inputs anew for every example and needs no zero point.
 """
 
 import copy
@@ -55,9 +58,7 @@ def dkd_terms(
     out with a large number. Raises ``ValueError``/``TypeError`` if shapes, dtypes, values or T are
     not as above. Source: Zhao et al. 2022, equation 5.
     """
-    expect.logits("student_logits", student_logits, ndim=2)
-    expect.logits("teacher_logits", teacher_logits, ndim=2)
-    expect.same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
+    expect.logit_pair(student_logits, teacher_logits)
     batch, classes = student_logits.shape
     if classes < 2:
         raise ValueError(f"student_logits: expected at least two classes, got shape {tuple(student_logits.shape)}")
@@ -93,10 +94,11 @@ def ensemble_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     p = 1/M Σ_m softmax(z_m / T).
 
-    ``logits``: (M, B, C), M ≥ 1. Returns (B, C). Averaging *logits* is another thing: it lets one
-    over-confident member outvote the rest. To use the result where logits are expected, pass
-    ``temperature * p.log()``. Raises ``ValueError``/``TypeError`` for other shapes and T ≤ 0.
-    Source: Hinton et al. 2015, section 2 ("arithmetic mean").
+    ``logits``: (M, B, C), M ≥ 1. Returns (B, C). The mean of the *logits*, which the paper allows as
+    well (the geometric mean of the probabilities), lets one over-confident member outvote the rest.
+    To use the result where logits are expected, pass ``temperature * p.log()``; a probability that
+    has underflowed to 0 becomes −inf there. Raises ``ValueError``/``TypeError`` for other shapes and
+    T ≤ 0. Source: Hinton et al. 2015.
     """
     if isinstance(logits, Tensor) and logits.ndim == 3 and not len(logits):
         raise ValueError(f"logits: expected at least one teacher, got shape {tuple(logits.shape)}")
@@ -129,6 +131,7 @@ class Int8Linear(nn.Module):
     Each output's weights share one scale, each example's inputs another: w ≈ s_w · w₈ with w₈ in
     −127 … 127. The product of integers is exact; only the rounding to 8 bits loses something.
     The weights take a quarter of the bytes. Source: Jacob et al. 2018, section 2.1, without offsets.
+    Written to be read, not to be fast: speed needs a processor's own 8-bit kernels.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -141,10 +144,9 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, inputs) to (…, outputs)."""
         whole, scale = _rounded(x)
-        # 127² · inputs stays far below 2³¹, but soon leaves the range of float16.
-        product = whole.to(torch.int32) @ self.weight.to(torch.int32).mT
-        wide = torch.promote_types(x.dtype, torch.float32)
-        answer = (product.to(wide) * scale * self.scale.squeeze(-1)).to(x.dtype)
+        # In float64 a product of whole numbers is exact up to 2⁵³, and every device has it.
+        product = whole.double() @ self.weight.double().mT
+        answer = (product * scale * self.scale.squeeze(-1)).to(x.dtype)
         return answer if self.bias is None else answer + self.bias
 
 

@@ -44,6 +44,13 @@ def logits(name: str, value: object, *, ndim: int | None = None) -> None:
     _finite(name, value)
 
 
+def logit_pair(student_logits: object, teacher_logits: object) -> None:
+    """Raise unless both are logits (B, C) of the same shape and dtype."""
+    logits("student_logits", student_logits, ndim=2)
+    logits("teacher_logits", teacher_logits, ndim=2)
+    same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
+
+
 def features(name: str, value: object, *, ndim: int | None = None, low_batch: int = 1) -> None:
     """Raise unless ``value`` is a finite floating tensor (B, …), not empty, with B ≥ ``low_batch``."""
     _floating(name, value)

@@ -51,7 +51,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     Raises ``ValueError``/``TypeError`` if shapes, dtypes, values or T are not as above.
     Source: Hinton et al. 2015, section 2.
     """
-    _expect_pair(student_logits, teacher_logits)
+    expect.logit_pair(student_logits, teacher_logits)
     expect.number("temperature", temperature, above=0)
     log_student = F.log_softmax(student_logits / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
@@ -87,7 +87,7 @@ def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
     logits (each row minus its mean). Raises ``ValueError``/``TypeError`` as ``kd_loss``.
     Source: Ba & Caruana 2014, "Do Deep Nets Really Need to be Deep?", section 2.
     """
-    _expect_pair(student_logits, teacher_logits)
+    expect.logit_pair(student_logits, teacher_logits)
     return (student_logits - teacher_logits.detach()).square().mean()
 
 
@@ -124,9 +124,3 @@ def balanced_offset(logits: Tensor, label: int, share: float) -> float:
     # Rounded first, so that 0.07 · 100 counts as 7 and not as 7.000000000000001.
     rank = max(1, math.ceil(round(share * len(logits), 9)))
     return float(margins.sort().values[rank - 1])
-
-
-def _expect_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    expect.logits("student_logits", student_logits, ndim=2)
-    expect.logits("teacher_logits", teacher_logits, ndim=2)
-    expect.same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
