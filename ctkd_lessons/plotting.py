@@ -95,7 +95,7 @@ def digit_and_answers(image: Tensor, answers: Mapping[str, Tensor]) -> Figure:
     figure, axes = new(1, 1 + len(answers), size=(1.6 + 2.3 * len(answers), 2.4))
     digit(axes[0, 0], image, "the digit")
     for one, (title, probabilities) in zip(axes[0, 1:], answers.items(), strict=True):
-        one.bar(range(10), probabilities.cpu(), color=COLOURS["blue"])
+        one.bar(range(10), probabilities.numpy(force=True), color=COLOURS["blue"])
         one.set(title=title, ylim=(0, 1), xticks=range(10), xlabel="class")
     axes[0, 1].set_ylabel("probability")
     return figure

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import ipywidgets
+import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def _draw_erased(axes: Sequence[Axes], image: Tensor, network: nn.Module, layer:
     axes[1].imshow(places.view(side, side), cmap="viridis", vmin=0)
     axes[1].set(title="attention map", xticks=[], yticks=[])
     plotting.digit(axes[2], kept, f"{erased} places erased")
-    axes[3].bar(range(10), soften(network(kept.unsqueeze(0))[0]), color=plotting.COLOURS["blue"])
+    axes[3].bar(range(10), soften(network(kept.unsqueeze(0))[0]).numpy(force=True), color=plotting.COLOURS["blue"])
     axes[3].set(title="its answer then", ylim=(0, 1), xticks=range(10))
 
 
@@ -136,11 +137,11 @@ def confidence_slider(logits: Mapping[str, Tensor], labels: Tensor) -> None:
 
 def _draw_confidence(axes: Axes, logits: Mapping[str, Tensor], labels: Tensor, temperature: float) -> None:
     """Draw, for each teacher, which share of the examples has a weight 1 − p_y below x."""
-    shares = torch.arange(1, len(labels) + 1) / len(labels)
+    shares = np.arange(1, len(labels) + 1) / len(labels)
     for (name, one), colour in zip(logits.items(), plotting.COLOURS.values(), strict=False):
         weights = 1 - soften(one, temperature).gather(1, labels.unsqueeze(1)).squeeze(1)
-        dash = "-" if colour == plotting.COLOURS["blue"] else "--"
-        axes.step(weights.clamp(min=1e-6).sort().values, shares, where="post", color=colour, linestyle=dash, label=name)
+        style = {"color": colour, "linestyle": "-" if colour == plotting.COLOURS["blue"] else "--"}
+        axes.step(weights.clamp(min=1e-6).sort().values.numpy(force=True), shares, where="post", label=name, **style)
     axes.set(xscale="log", xlim=(1e-6, 1.2), ylim=(0, 1.02), title=f"T = {temperature:.3g}", xlabel="weight 1 − p_y")
     axes.set_ylabel("share of the digits below")
     axes.legend(loc="upper left")

@@ -1,0 +1,55 @@
+"""Every widget: its static twin comes first, and each of its controls changes the picture."""
+
+from itertools import chain
+
+import ipywidgets
+import pytest
+import torch
+
+from ctkd_lessons import plotting, widgets
+from ctkd_lessons.models import strided_conv
+
+IMAGES, LABELS = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 4, 1])
+LOGITS = 4 * torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
+
+
+def networks():
+    torch.manual_seed(0)
+    return {name: strided_conv([4, 4], 10) for name in ("teacher", "student")}
+
+
+WIDGETS = {
+    "temperature": lambda: widgets.temperature_slider(IMAGES, LOGITS, LABELS),
+    "attention": lambda: widgets.attention_viewer(IMAGES, LABELS, networks(), "2"),
+    "confidence": lambda: widgets.confidence_slider({"sure": 3 * LOGITS, "unsure": LOGITS}, LABELS),
+}
+
+
+@pytest.mark.parametrize("make", WIDGETS.values(), ids=WIDGETS)
+def test_each_control_changes_the_picture(make, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plotting, "show", lambda figure, alt: shown.append(alt))
+    monkeypatch.setattr(widgets, "display", shown.append)
+    make()
+    twin, box = shown
+    assert twin.endswith(".")
+    (picture,) = [child for child in box.children if isinstance(child, ipywidgets.Image)]
+    controls = list(chain.from_iterable(getattr(child, "children", [child]) for child in box.children[:-1]))
+    assert controls
+    for control in controls:
+        before = picture.value
+        control.value = 2.0 if isinstance(control, ipywidgets.FloatLogSlider) else other_value(control)
+        assert picture.value != before, control.description
+
+
+def other_value(control):
+    if isinstance(control, ipywidgets.Dropdown):
+        return next(value for _, value in control._options_full if value != control.value)
+    return control.value + 1
+
+
+@pytest.mark.parametrize("erased", [0, 12])
+def test_attention_viewer_draws_at_the_ends_of_its_slider(erased):
+    _, axes = plotting.new(1, 4)
+    widgets._draw_erased(axes[0], IMAGES[0], networks()["teacher"], "2", erased)
+    assert axes[0, 2].get_title() == f"{erased} places erased"
