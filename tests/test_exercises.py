@@ -328,6 +328,25 @@ def gradient_left(student, teacher, *rest):
     teacher(rest[0]).sum().backward()
 
 
+def teacher_frozen(student, projector, teacher, *rest):
+    exercises.find("02.distil_features").reference(student, projector, teacher.requires_grad_(False), *rest)
+
+
+def map_with_a_larger_number(f):
+    energy = f.square().sum(1).flatten(1)
+    return energy / (energy.norm(dim=1, keepdim=True) + 1e-3)
+
+
+def larger_number_under_the_root(rows):
+    return ((rows[:, None] - rows[None]).square().sum(-1) + 1e-6).sqrt()
+
+
+def hint_behind_a_new_layer(s, t, w):
+    layer = torch.nn.Conv2d(s.shape[1], t.shape[1], 1, dtype=s.dtype)
+    layer.weight.data = w[..., None, None]
+    return hint_loss(layer(s), t)
+
+
 def helper(z):
     return z.no_such_method()
 
@@ -344,7 +363,7 @@ def helper(z):
         ("02.attention_map", lambda f: f.square().sum(1), "should have shape (3, 10); yours has (3, 2, 5)"),
         ("02.attention_map", lambda f: F.normalize(f.square().sum(1)).flatten(1), "normalised over the height only"),
         ("02.attention_map", hidden_nan_map, "its gradient at a map of zeros is nan"),
-        ("02.projected_hint", lambda s, t, w: F.mse_loss(projected(s, w), t) / 2, "number of entries per example"),
+        ("02.projected_hint", lambda s, t, w: F.mse_loss(projected(s, w), t) / 2, "half the mean over all elements"),
         ("02.projected_hint", lambda s, t, w: hint_loss(projected(s.detach(), w), t), "No gradient reaches `student_f"),
         (
             "02.projected_hint",
@@ -370,6 +389,10 @@ def helper(z):
         ),
         ("02.channel_loss", lambda s, t, T: channels_by_library(s, t, T) * len(s), "times the number of examples"),
         ("02.channel_loss", lambda s, t, T: channels_by_library(s, t, 1.0), "computed without the temperature"),
+        ("02.attention_map", map_with_a_larger_number, "Do you add a small constant under a root"),
+        ("02.distance_loss", relational(larger_number_under_the_root), "Nearly right: within 2 % on every input"),
+        ("02.projected_hint", hint_behind_a_new_layer, "gives another value on a second call"),
+        ("02.distil_features", teacher_frozen, "The teacher's `requires_grad` should be as it was; yours is False"),
         ("02.distil_features", lambda *arguments: None, "a loop after which the student is as it was"),
     ],
 )

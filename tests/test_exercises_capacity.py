@@ -34,8 +34,10 @@ def counting(rule):
         counts = []
         hook = lambda layer, given, made: counts.append(rule(layer, given[0], made))
         handles = [layer.register_forward_hook(hook) for layer in model.modules() if isinstance(layer, LAYERS)]
+        was = model.training
         with torch.no_grad():
-            model(x)
+            model.eval()(x)
+        model.train(was)
         for handle in handles:
             handle.remove()
         return sum(counts)
@@ -45,7 +47,7 @@ def counting(rule):
 
 def by_torch(model, x):
     with FlopCounterMode(display=False) as counter:
-        model(x)
+        copy.deepcopy(model).eval()(x)
     return counter.get_total_flops() // len(x)
 
 
@@ -313,6 +315,23 @@ def train_mode_left(model, x):
     return value
 
 
+def in_training_mode(model, x):
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() // len(x)
+
+
+def dkd_with_epsilon(s, t, labels, T, epsilon=1e-8):
+    target = F.one_hot(labels, s.shape[1]).bool()
+
+    def parts(z):
+        p_y = z.softmax(-1)[target]
+        return torch.stack([p_y, 1 - p_y], -1), z[~target].view(len(z), -1).softmax(-1)
+
+    pairs = zip(parts(s / T), parts(t.detach() / T), strict=True)
+    return tuple(T**2 * kl((q + epsilon).log(), (p + epsilon).log()) for p, q in pairs)
+
+
 def forgotten_batch_size(model, x):
     return counting(lambda layer, given, made: 2 * made.numel() * layer.weight[0].numel())(model, x) / len(x)
 
@@ -386,7 +405,11 @@ UNLISTED = [
     ("teach_chain", lambda *given: chain(*given, loss=lambda s, t, T: kd_loss(t, s, T)), "swapped arguments"),
     ("teach_chain", one_forward_pass, "run the model inside the loop"),
     ("teach_chain", lambda *given: chain(*given, loss=lambda s, t, T: F.mse_loss(s, t)), "Go through the loop"),
-    ("teach_chain", lambda *given: chain(*given, momentum=0.9), "steps = 1"),
+    ("teach_chain", lambda *given: chain(*given, momentum=0.5), "steps = 1"),
+    ("teach_chain", lambda *given: chain(*given, momentum=0.5), "with no momentum"),
+    ("dkd_terms", lambda *given: dkd_with_epsilon(*given), "Do you add a small constant inside a log"),
+    ("dkd_terms", lambda *given: dkd_with_epsilon(*given, epsilon=1e-12), "Do you add a small constant inside a log"),
+    ("count_flops", in_training_mode, "your forward pass moves the running averages"),
     ("pareto_front", lambda c, s: right_front(c, s).tolist(), "Turn the result into a numpy.ndarray"),
     ("pareto_front", lambda c, s: right_front(c, s) * 1, "Return True or False for each"),
     ("pareto_front", lambda c, s: s == s.max(), "expected False, got True"),
@@ -418,6 +441,12 @@ LISTED = [
     ("pareto_front", best_so_far, ["later_equals_dropped", "first_cost"]),
     ("distil_ensemble", ensemble_loop(lambda z, m, T: kd_loss(z, soften(m, T).mean(0), T)),
      ["probabilities_as_logits"]),
+    ("distil_ensemble", ensemble_loop(lambda z, m, T: kd_loss(z, soften(m, T).mean(0).log(), T)), ["logs_as_logits"]),
+    ("distil_ensemble",
+     ensemble_loop(lambda z, m, T: T**2 * F.mse_loss(soften(z, T), soften(m, T).mean(0))), ["probabilities_squared"]),
+    ("teach_chain", lambda *given: chain(*given, momentum=0.9), ["momentum"]),
+    ("teach_chain", lambda models, *rest: (chain(models[:-1], *rest), models[-1].eval()(rest[1]).detach())[1],
+     ["last_untaught"]),
     ("distil_ensemble", ensemble_loop(mean_of_losses, evaluate=False), ["teachers_training"]),
 ]  # fmt: skip
 
