@@ -21,6 +21,7 @@ from ctkd_lessons.threads import one_thread
 # Relative to the largest expected entry: room for another order of operations, none for another formula.
 TOLERANCE = {"float16": 2e-2, "float32": 2e-4, "float64": 1e-6}
 
+LARGE = 100.0  # an input with such entries is there to make exp overflow, or a softmax reach 0
 
 STAY_IN_TORCH = "Stay in torch to the end: NumPy, `.item()` and `float()` cut the gradient."
 
@@ -55,12 +56,12 @@ def examine(exercise: Exercise, answer: Answer, seed: int = 0) -> Finding:
     return judge(exercise, cases, seen, answer)
 
 
-def observe(exercise: Exercise, answer: Answer, case: Case) -> Observation:
-    """Drive an answer on one case; an exception becomes part of the observation."""
+def observe(exercise: Exercise, answer: Answer, case: Case, seed: int = 0) -> Observation:
+    """Drive an answer on one case, torch's chance set by ``seed``; an exception becomes part of the observation."""
     copies = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in case.items()}
     try:
         with one_thread(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return exercise.drive(answer, copies)
     except Exception as error:  # noqa: BLE001 -- an answer may raise anything; it becomes a finding
         return {"raised": type(error).__name__, "message": str(error), "line": _line_of(answer, error)}
@@ -81,6 +82,10 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
         return Finding(
             exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not."
         )
+    if answer is not None and _is_random(exercise, answer, cases[0]):
+        headline = "Your function gives another value on a second call with the same arguments."
+        advice = "Does it make a layer with random weights of its own? Everything it needs stands in its arguments."
+        return Finding(exercise, "wrong", headline, details=(advice,))
     mistakes, variant = _recognise(exercise, cases, expected, seen)
     first = right.index(False)
     difference = differs(expected[first], seen[first])
@@ -131,6 +136,15 @@ def _same(want: object, got: object) -> bool:
     return bool((np.abs(want - got) <= tolerance * scale).all())
 
 
+def _is_random(exercise: Exercise, answer: Answer, case: Case) -> bool:
+    """Whether the answer's value depends on chance where the right one does not."""
+    varies = []
+    for function in (exercise.reference, answer):
+        values = [observe(exercise, function, case, seed).get("value") for seed in (0, 1)]
+        varies.append(all(isinstance(v, np.ndarray) for v in values) and not _same(*values))
+    return varies == [False, True]
+
+
 def _recognise(
     exercise: Exercise, cases: Sequence[Case], expected: Sequence[Observation], seen: Sequence[Observation]
 ) -> tuple[tuple[Mistake, ...], Sequence[Observation]]:
@@ -175,6 +189,16 @@ def _slip(
         return "Your function returns the same value whatever it is given."
     if all(_same(want, got) for want, got in pairs):
         return None
+    if all(one["type"] == "torch.Tensor" for one in expected) and all(_is_near(want, got) for want, got in pairs):
+        return (
+            "Nearly right: within 2 % on every input. "
+            "Do you add a small constant under a root, in a denominator or in a log?"
+        )
+    if all("tensor" in one["type"].lower() for one in expected) and _is_capped(cases, pairs):
+        return (
+            "Right for small inputs, but too small for large ones: something caps the value. Do you add a small "
+            "constant inside a log, clamp a probability, or mask with a number that is not low enough?"
+        )
     told = [not (_is_zero(want) and _is_zero(got)) for want, got in pairs]  # 0 = r · 0 says nothing about r
     factors = [_factor(want, got) for want, got in compress(pairs, told)]
     return _name_factor(factors, [exercise.sizes(case) for case in compress(cases, told)]) if all(factors) else None
@@ -182,6 +206,23 @@ def _slip(
 
 def _is_zero(value: np.ndarray) -> bool:
     return _same(np.zeros_like(value), value)
+
+
+def _is_near(want: np.ndarray, got: np.ndarray) -> bool:
+    scale = 0.1 if _is_zero(want) else np.abs(want).max(initial=0.0)
+    return bool((np.abs(want - got) <= 0.02 * scale).all())
+
+
+def _is_capped(cases: Sequence[Case], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether only large inputs go wrong, and there by values too small."""
+    large = [any(np.abs(value).max(initial=0.0) >= LARGE for value in map(np.asarray, case.values())) for case in cases]
+    wrong = [pair for is_large, pair in zip(large, pairs, strict=True) if is_large and not _is_near(*pair)]
+    small = [pair for is_large, pair in zip(large, pairs, strict=True) if not is_large]
+    return (
+        bool(wrong and small)
+        and all(_is_near(*pair) for pair in small)
+        and all((np.abs(got) <= np.abs(want)).all() for want, got in wrong)
+    )
 
 
 def _factor(want: np.ndarray, got: np.ndarray) -> float | None:
@@ -272,7 +313,8 @@ def _advice(key: str | None, expected: Observation, got: Observation) -> tuple[s
     if key and key.endswith("after training"):
         return (
             "Go through the loop line by line: what enters each loss and with which weight, the models' modes, the "
-            "order of `zero_grad`, `backward` and `step`.",
+            "order of `zero_grad`, `backward` and `step`, the optimiser. Plain gradient descent is `torch.optim.SGD` "
+            "with no momentum.",
         )
     if key and key.startswith("gradient into"):
         return ("The teacher is a constant for the student: which call cuts a tensor from the graph?",)
@@ -310,7 +352,7 @@ def _in_short(value: np.ndarray) -> str:
     if not value.ndim or (value.size <= 12 and (value == value.round()).all()):
         return f" = {value.tolist()}"
     largest = np.abs(value).max()
-    return f" {value.shape} {value.dtype}" + (f" up to ±{largest:.4g}" if largest >= 100 else "")
+    return f" {value.shape} {value.dtype}" + (f" up to ±{largest:.4g}" if largest >= LARGE else "")
 
 
 def _is_finite(seen: object) -> bool:

@@ -56,7 +56,7 @@ def _count_inputs(rng: np.random.Generator) -> list[Case]:
         image((3, 4, 6, 9), filters=6, kernel=3, stride=2, padding=1, groups=2, hidden=7, uses=2, training=1),
         image((4, 12), hidden=8, uses=0, training=0),
         image((1, 3, 7, 7), filters=5, kernel=3, stride=1, padding=0, groups=1, hidden=4, uses=1, training=0),
-        image((5, 6), "float64", hidden=9, uses=3, training=1),
+        image((5, 6), "float64", hidden=9, uses=3, training=1, normalised=1),
         image((3, 4, 10), "float64", hidden=6, uses=1, training=1),  # an example of four rows, as words in a text
         image((6, 8, 5, 4), filters=8, kernel=2, stride=1, padding=1, groups=8, hidden=3, uses=0, training=0),
     ]
@@ -71,7 +71,8 @@ def _build(case: Case) -> nn.Module:
         first = [nn.Conv2d(shape[1], channels, *rest, groups=case["groups"]), nn.ReLU(), nn.Flatten()]
     inputs = nn.Sequential(*first)(torch.zeros(1, *shape[1:])).shape[-1]
     shared = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
-    body = nn.Sequential(*first, nn.Linear(inputs, hidden), nn.ReLU(), *[shared] * case["uses"])
+    normalise = [nn.BatchNorm1d(hidden)] * case.get("normalised", 0)
+    body = nn.Sequential(*first, nn.Linear(inputs, hidden), *normalise, nn.ReLU(), *[shared] * case["uses"])
     model = nn.Sequential(body, nn.Dropout(0.5), nn.Linear(hidden, 5))
     return model.to(torch.tensor(case["x"]).dtype).train(bool(case["training"]))
 
@@ -79,14 +80,16 @@ def _build(case: Case) -> nn.Module:
 def _observe_count(answer: Answer, case: Case) -> Observation:
     """Build the model, let the answer count, and look at what became of the model."""
     model, x = _build(case), torch.tensor(case["x"])
-    before = _parameters(model)
+    before, averages = _parameters(model), [buffer.clone() for buffer in model.buffers()]
     value = answer(model, x)
     seen = observe_value(int(value) if isinstance(value, np.integer) else value)
     hooks = sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.modules())
     modes = {layer.training for layer in model.modules()}
+    moved = not all(map(torch.equal, averages, model.buffers()))
     return seen | {
         "number of hooks left on the model": str(hooks),
         "mode the model is left in": "mixed" if len(modes) == 2 else "training" if modes.pop() else "evaluation",
+        "state of the running averages": "moved" if moved else "as they were",
         "`model` afterwards": _parameters(model) - before,
         "`x` afterwards": x.numpy(),
     }
@@ -113,6 +116,7 @@ def _wrong_count(
     linear_only: bool = False,
     hooks_left: bool = False,
     left_in_eval: bool = False,
+    moves_averages: bool = False,
     parameters: bool = False,
 ) -> int:
     if parameters:
@@ -141,7 +145,7 @@ def _wrong_count(
     handles = [layer.register_forward_hook(note) for layer in hooked]
     was = model.training
     with torch.no_grad():
-        model.eval()(x)
+        model.train(was and moves_averages)(x)
     if not left_in_eval:
         model.train(was)
     for handle in () if hooks_left else handles:
@@ -232,6 +236,11 @@ COUNT_FLOPS = Exercise(
             "Whoever trains on would train without dropout. Note `model.training` first and set it back.",
         ),
         Mistake(
+            "moves_averages",
+            "right in value, but your forward pass moves the running averages of batch normalisation",
+            "In training mode every forward pass does that, also without gradients. In which mode do they rest?",
+        ),
+        Mistake(
             "parameters",
             "the number of parameters",
             "Parameters are what a model stores. FLOPs are what it does: let it run and watch.",
@@ -248,7 +257,16 @@ COUNT_FLOPS = Exercise(
     sizes=lambda case: {"the number of examples": len(case["x"])},
     # What is left on the model shows beside a wrong count anyway.
     alone=frozenset(
-        {"parameters", "whole_weight", "groups_twice", "one_less", "activations", "hooks_left", "left_in_eval"}
+        {
+            "parameters",
+            "whole_weight",
+            "groups_twice",
+            "one_less",
+            "activations",
+            "hooks_left",
+            "left_in_eval",
+            "moves_averages",
+        }
     ),
 )
 
@@ -492,8 +510,10 @@ def _wrong_dkd(
     student_cut: bool = False,
     target_only: bool = False,
     not_renormalised: bool = False,
+    student_not_renormalised: bool = False,
     zero_masked: bool = False,
     weighted: bool = False,
+    weighted_by_student: bool = False,
     naive_target: bool = False,
     naive_rest: bool = False,
     masked_log: bool = False,
@@ -531,8 +551,11 @@ def _wrong_dkd(
     nckd = divergence(*map(among_others, scaled), log_of_softmax=naive_rest or masked_log)
     if not_renormalised:
         nckd = others(nckd)
-    if weighted:
-        nckd = nckd * torch.softmax(target_and_rest(scaled[1]), -1)[:, 1:]
+    if student_not_renormalised:
+        log_t = F.log_softmax(others(scaled[1]), -1)
+        nckd = log_t.exp() * (log_t - others(F.log_softmax(scaled[0], -1)))
+    if weighted or weighted_by_student:
+        nckd = nckd * torch.softmax(target_and_rest(scaled[0 if weighted_by_student else 1]), -1)[:, 1:]
     square = 1.0 if no_square else temperature**2
     terms = square * reduced(tckd[:, :1] if target_only else tckd), (1 if square_on_first else square) * reduced(nckd)
     return terms[::-1] if order else terms
@@ -575,6 +598,11 @@ DKD_TERMS = Exercise(
             "p̂ is a distribution of its own, over C − 1 classes. Leave the target out *before* the softmax.",
         ),
         Mistake(
+            "student_not_renormalised",
+            "computed with a student whose probabilities of the other classes do not sum to 1",
+            "The teacher's p̂ is right. The student's, too, is a distribution over C − 1 classes.",
+        ),
+        Mistake(
             "zero_masked",
             "computed with a target logit of 0 in NCKD",
             "A logit of 0 still gets a share of the softmax, often a large one. The target must be out altogether.",
@@ -583,6 +611,11 @@ DKD_TERMS = Exercise(
             "weighted",
             "NCKD with the weight 1 − p_y of the teacher: plain distillation again",
             "That weight mutes the term where the teacher is sure. DKD drops it.",
+        ),
+        Mistake(
+            "weighted_by_student",
+            "NCKD with the weight 1 − p_y of the student",
+            "DKD drops the weight. And in plain distillation it is the teacher's, not the student's.",
         ),
         Mistake(
             "naive_target",
@@ -631,6 +664,8 @@ DKD_TERMS = Exercise(
             "per_example",
             "masked_log",
             "square_on_first",
+            "student_not_renormalised",
+            "weighted_by_student",
             "student_cut",
             "student_unsoftened",
             "teacher_unsoftened",
@@ -710,6 +745,9 @@ def _teach_chain(
     zeroed_late: bool = False,
     default_temperature: bool = False,
     first_untaught: bool = False,
+    last_untaught: bool = False,
+    fourth_power: bool = False,
+    momentum: bool = False,
     one_step_behind: bool = False,
     last_in_training: bool = False,
     returns_probabilities: bool = False,
@@ -719,9 +757,10 @@ def _teach_chain(
 ) -> Tensor:
     """Train every model on the answers of the one before it; return the last one's logits."""
     chain = models[::-1] if wrong_order else copy.deepcopy(models) if copies else models
-    optimisers = [(torch.optim.Adam if adam else torch.optim.SGD)(m.parameters(), lr=learning_rate) for m in chain]
+    optimiser = torch.optim.Adam if adam else partial(torch.optim.SGD, momentum=0.9 if momentum else 0.0)
+    optimisers = [optimiser(model.parameters(), lr=learning_rate) for model in chain]
     answers = [model.eval()(images) for model in chain]  # replaced as the models learn
-    turns = [k for _ in range(steps) for k in range(first_untaught, len(chain))]
+    turns = [k for _ in range(steps) for k in range(first_untaught, len(chain) - last_untaught)]
     for k in turns if side_by_side else sorted(turns):
         targets = teacher_logits if no_chain or k == 0 else answers[k - 1].detach()
         logits = chain[k].train(not learns_in_evaluation)(images)
@@ -730,12 +769,13 @@ def _teach_chain(
         else:
             softness = 4.0 if default_temperature else temperature
             loss = soft_targets.kd_loss(logits, targets.softmax(-1) if probabilities else targets, softness)
+            loss = loss * temperature**2 if fourth_power else loss
         wrong_step(optimisers[k], loss, accumulates=accumulates, zeroed_late=zeroed_late)
         last = k == len(chain) - 1
         if last or not untrained_assistant:
             training = teaches_in_training or (last_in_training and last)
             answers[k] = logits if one_step_behind else chain[k].train(training)(images)
-    answer = answers[-1] if turns else teacher_logits
+    answer = answers[-1] if turns or last_untaught else teacher_logits
     answer = answer if keeps_graph else answer.detach()
     return answer.softmax(-1) if returns_probabilities else answer
 
@@ -799,6 +839,16 @@ TEACH_CHAIN = Exercise(
             "a chain whose first model never learns",
             "`models` holds students only. The first teacher is there as `teacher_logits`.",
         ),
+        Mistake(
+            "last_untaught",
+            "a chain whose last model is unchanged",
+            "`models` holds students only: the last one learns, too. Where does your loop end?",
+        ),
+        Mistake(
+            "fourth_power",
+            "a chain with the factor T² twice",
+            "`kd_loss` holds it already.",
+        ),
         ACCUMULATES,
         Mistake(
             "zeroed_late",
@@ -830,11 +880,19 @@ TEACH_CHAIN = Exercise(
             "right in value, but you trained copies",
             "The models you were given are as they were. Train them in place.",
         ),
+        Mistake(
+            "momentum",
+            "right but for the optimiser: it has momentum",
+            "Plain gradient descent is `torch.optim.SGD` with no momentum.",
+        ),
         ADAM,
     ),
     alone=frozenset(
         {
             "wrong_order",
+            "last_untaught",
+            "fourth_power",
+            "momentum",
             "untrained_assistant",
             "copies",
             "keeps_graph",
@@ -1091,6 +1149,11 @@ def _distil_ensemble(
     summed: bool = False,
     targets_divided: bool = False,
     probabilities_as_logits: bool = False,
+    logs_as_logits: bool = False,
+    student_probabilities_as_logits: bool = False,
+    log_target: bool = False,
+    probabilities_squared: bool = False,
+    divided_by_square: bool = False,
     alpha_on_labels: bool = False,
     accumulates: bool = False,
     zeroed_late: bool = False,
@@ -1102,19 +1165,21 @@ def _distil_ensemble(
         members = torch.stack([teacher.train(teachers_training)(images) for teacher in teachers])
     members = members / (1.0 if teachers_unsoftened or targets_divided else temperature)
     targets = members.mean(0).softmax(-1) if logits_averaged else members.softmax(-1).mean(0)
-    if probabilities_as_logits:
-        targets = torch.softmax(targets / temperature, -1)
+    if probabilities_as_logits or logs_as_logits:
+        targets = torch.softmax((targets.log() if logs_as_logits else targets) / temperature, -1)
     targets = targets / temperature if targets_divided else targets * len(teachers) if summed else targets
     weight = 1 - alpha if alpha_on_labels else alpha
     for _ in range(steps):
         logits = student(images)
         log_s = F.log_softmax(logits if student_unsoftened else logits / temperature, -1)
+        log_s = F.log_softmax(log_s.exp(), -1) if student_probabilities_as_logits else log_s
         first, second = (targets.log(), log_s.exp()) if swapped else (log_s.exp() if log_missing else log_s, targets)
-        soft = F.kl_div(first, second, reduction="sum")
+        soft = F.kl_div(first, second, reduction="sum", log_target=log_target)
+        soft = F.mse_loss(log_s.exp(), targets) * len(images) if probabilities_squared else soft
         soft = soft / (log_s.numel() if element_mean else 1 if not_averaged else len(images))
         scores = logits / temperature if labels_softened else logits.softmax(-1) if softmax_twice else logits
         hard = F.cross_entropy(scores, labels) * (temperature**2 if square_on_labels else 1.0)
-        soft = soft * temperature ** (0 if no_square else 1 if one_factor else 2)
+        soft = soft * temperature ** (0 if no_square else 1 if one_factor else -2 if divided_by_square else 2)
         loss = weight * soft + (1 - weight) * hard
         wrong_step(optimiser, loss, accumulates=accumulates, zeroed_late=zeroed_late)
 
@@ -1193,6 +1258,31 @@ _LOOP_MISTAKES = (
         "probabilities_as_logits",
         "a loop that gives `kd_loss` the teachers' probabilities",
         "It would apply a softmax to them once more. Which logits, divided by T, have these probabilities?",
+    ),
+    Mistake(
+        "logs_as_logits",
+        "a loop that gives `kd_loss` log p̄ as the teacher's logits",
+        "`kd_loss` divides its logits by T, and p̄ is soft already. What must you multiply log p̄ by?",
+    ),
+    Mistake(
+        "student_probabilities_as_logits",
+        "a loop with a log-softmax of the student's softmax",
+        "`F.log_softmax` takes logits, divided by T. It stands in the place of the softmax, not behind it.",
+    ),
+    Mistake(
+        "log_target",
+        "a loop that gives `F.kl_div` probabilities with `log_target=True`",
+        "With it, the second argument, too, must be log-probabilities. Without it, probabilities are right.",
+    ),
+    Mistake(
+        "probabilities_squared",
+        "a loop whose soft term is the mean squared error of the probabilities",
+        "It hardly sees the small probabilities. Use the KL divergence.",
+    ),
+    Mistake(
+        "divided_by_square",
+        "a loop whose KL divergence is divided by T²",
+        "The gradient shrinks like 1/T² by itself; the factor T² makes up for that.",
     ),
     ALPHA_ON_LABELS,
     ACCUMULATES,

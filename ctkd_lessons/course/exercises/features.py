@@ -261,6 +261,7 @@ def _wrong_hint(
     weight: Tensor,
     *,
     element_mean: bool = False,
+    half_element_mean: bool = False,
     no_half: bool = False,
     summed: bool = False,
     position_mean: bool = False,
@@ -286,8 +287,8 @@ def _wrong_hint(
     else:
         difference = torch.einsum("ts,bshw->bthw", matrix, student) - teacher
     terms = difference.abs() if absolute else difference.square()
-    if element_mean:
-        return terms.mean()
+    if element_mean or half_element_mean:
+        return terms.mean() * (0.5 if half_element_mean else 1.0)
     per_example = terms.mean((2, 3)).sum(1) if position_mean else terms.sum((1, 2, 3))
     per_example = per_example.sqrt() if not_squared else per_example
     return (per_example.sum() if summed else per_example.mean()) * (1 if no_half else 0.5)
@@ -306,6 +307,11 @@ PROJECTED_HINT = Exercise(
             "element_mean",
             "the mean over all elements",
             "`F.mse_loss` gives this: 2/(M·H·W) times the hint loss. Add up over everything but the examples.",
+        ),
+        Mistake(
+            "half_element_mean",
+            "half the mean over all elements",
+            "The ½ is right. But `F.mse_loss` averages over channels and positions, and ‖·‖² adds them up.",
         ),
         Mistake("no_half", "twice the right one: the ½ is missing", "The hint loss is *half* the squared distance."),
         SUMMED,
@@ -381,6 +387,7 @@ def _wrong_similarity(
     absolute_row_sums: bool = False,
     row_sums: bool = False,
     whole_norm: bool = False,
+    mean_length: bool = False,
     cosine: bool = False,
     both_normalised: bool = False,
     centred: bool = False,
@@ -390,12 +397,14 @@ def _wrong_similarity(
     absolute: bool = False,
     feature_gram: bool = False,
     channels_as_rows: bool = False,
+    channel_gram: bool = False,
     pooled: bool = False,
     not_detached: bool = False,
     student_cut: bool = False,
 ) -> Tensor:
     def matrix(features: Tensor) -> Tensor:
         features = features.mean((2, 3)) if pooled else features.flatten(0, 1) if channels_as_rows else features
+        features = features.transpose(0, 1) if channel_gram else features
         rows = features.flatten(1)
         rows = F.normalize(rows) if cosine or both_normalised else rows - rows.mean(0) if centred else rows
         gram = rows.T @ rows if feature_gram else rows @ rows.T
@@ -408,8 +417,10 @@ def _wrong_similarity(
     student = student_features.detach() if student_cut else student_features
     teacher = teacher_features if not_detached or student_cut else teacher_features.detach()
     difference = matrix(student) - matrix(teacher)
-    if channels_as_rows:
+    if channels_as_rows or channel_gram:
         return difference.square().mean()
+    if mean_length:
+        return difference.norm(dim=1).mean()
     batch = len(student_features)
     total = difference.abs().sum() if absolute else difference.square().sum()
     total = total.sqrt() if not_squared else total
@@ -472,6 +483,11 @@ SIMILARITY_LOSS = Exercise(
             "the norm of the difference, not its square",
             "‖·‖²_F is the sum of the squared entries: leave out the root.",
         ),
+        Mistake(
+            "mean_length",
+            "the mean over the examples of the length of each row's difference",
+            "That is how the attention loss ends. Here the end is ‖·‖²_F / B²: every entry squared, and no root.",
+        ),
         Mistake("absolute", "computed from absolute differences", "‖·‖²_F adds up squares, not absolute values."),
         Mistake(
             "feature_gram",
@@ -482,6 +498,11 @@ SIMILARITY_LOSS = Exercise(
             "channels_as_rows",
             "computed with one row for each channel of each example",
             "F has one row per *example*: flatten everything but the batch.",
+        ),
+        Mistake(
+            "channel_gram",
+            "computed from an (M, M) matrix, which relates channels instead of examples",
+            "G is (B, B): its entry (i, j) compares example i with example j, over all channels and positions.",
         ),
         Mistake(
             "pooled",
@@ -506,7 +527,18 @@ SIMILARITY_LOSS = Exercise(
         ),
     ),
     sizes=lambda case: {"the number of examples": len(case["teacher_features"])},
-    alone=frozenset({"both_normalised", "centred", "row_sums", "channels_as_rows", "absolute", "student_cut"}),
+    alone=frozenset(
+        {
+            "both_normalised",
+            "centred",
+            "row_sums",
+            "channels_as_rows",
+            "channel_gram",
+            "mean_length",
+            "absolute",
+            "student_cut",
+        }
+    ),
 )
 
 
@@ -754,6 +786,7 @@ def _wrong_channel(
     temperature: float,
     *,
     over_channels: bool = False,
+    teacher_over_channels: bool = False,
     over_everything: bool = False,
     over_width: bool = False,
     width_mean: bool = False,
@@ -785,6 +818,10 @@ def _wrong_channel(
 
     if probabilities_squared:
         return F.mse_loss(*(torch.softmax(rows(one) / temperature, -1) for one in (student_features, teacher)))
+    if teacher_over_channels:
+        p_t = torch.softmax(teacher / temperature, 1)
+        log_s = F.log_softmax(student_features.flatten(2) / temperature, -1).view_as(p_t)
+        return F.kl_div(log_s, p_t, reduction="sum") * temperature**2 / (batch * channels)
     total = wrong_terms(rows(student_features), rows(teacher), temperature, **switches).sum()
     count = (
         batch * channels * positions
@@ -813,6 +850,11 @@ CHANNEL_LOSS = Exercise(
             "over_channels",
             "computed from softmaxes over the channels",
             "Each channel is a distribution over *positions*: it says where this channel looks.",
+        ),
+        Mistake(
+            "teacher_over_channels",
+            "computed with a teacher whose softmax runs over the channels",
+            "The student is right. Both sides are distributions over the same thing: the positions of one channel.",
         ),
         Mistake(
             "over_everything",
@@ -889,6 +931,7 @@ CHANNEL_LOSS = Exercise(
             "features_squared",
             "fourth_power",
             "student_not_logged",
+            "teacher_over_channels",
             "width_mean",
         }
     ),
@@ -928,6 +971,7 @@ def _observe_training(answer: Answer, case: Case) -> Observation:
     given = tensors(case)
     answer(student, projector, teacher, *given.values())
     touched = any(p.grad is not None and p.grad.any() for p in teacher.parameters())
+    frozen = not all(p.requires_grad for p in teacher.parameters())
     hooks = any(module._forward_hooks or module._forward_pre_hooks for module in teacher.modules())
     return {
         "student after training": _state(student),
@@ -935,6 +979,7 @@ def _observe_training(answer: Answer, case: Case) -> Observation:
         "hook left in the teacher": "some" if hooks else "none",
         "change of the teacher": "none" if np.array_equal(before, _state(teacher)) else "some",
         "gradient left in the teacher": "some" if touched else "none",
+        "teacher's `requires_grad`": "False" if frozen else "as it was",
     }
 
 
@@ -942,6 +987,7 @@ _HINTS: dict[str, Callable[[Tensor], Tensor]] = {
     "element_mean": lambda difference: difference.square().mean(),
     "half_element_mean": lambda difference: 0.5 * difference.square().mean(),
     "no_half": lambda difference: difference.square().sum() / len(difference),
+    "not_squared": lambda difference: 0.5 * difference.norm(dim=1).mean(),
     "hint_summed": lambda difference: 0.5 * difference.square().sum(),
 }
 _LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -968,6 +1014,7 @@ def _distil_features(
     teacher_training: bool = False,
     wrong_layer: bool = False,
     teacher_too_early: bool = False,
+    both_too_early: bool = False,
     teacher_in_graph: bool = False,
     student_cut: bool = False,
     accumulates: bool = False,
@@ -980,14 +1027,14 @@ def _distil_features(
     optimiser = (torch.optim.Adam if adam else torch.optim.SGD)(trained, lr=learning_rate)
     teacher.train(teacher_training)
     seen = {}
-    listened = teacher[layer - 1 if teacher_too_early else layer]
+    listened = teacher[layer - 1 if teacher_too_early or both_too_early else layer]
     hook = listened.register_forward_hook(lambda module, inputs, output: seen.update(features=output))
     hint_of = _chosen(_HINTS, switches, lambda difference: 0.5 * difference.square().sum() / len(difference))
     loss_of = _chosen(_LOSSES, switches, lambda hard, hint, weight: hard + weight * hint)
     for _ in range(steps):
         with torch.set_grad_enabled(teacher_in_graph):
             teacher(images)
-        features = student[: layer if wrong_layer else layer + 1](images)
+        features = student[: layer if wrong_layer or both_too_early else layer + 1](images)
         hint = hint_of(projector(features.detach() if student_cut else features) - seen["features"])
         loss = loss_of(F.cross_entropy(student(images), labels), hint, weight)
         wrong_step(optimiser, loss, accumulates=accumulates, zeroed_late=zeroed_late)
@@ -1063,6 +1110,16 @@ _LOOP_MISTAKES = (
         "teacher_too_early",
         "a loop that takes the teacher's features one layer too early",
         "A hook on `teacher[layer]` sees what that layer gives. Is it still there, and does your loop use what it saw?",
+    ),
+    Mistake(
+        "both_too_early",
+        "a loop that takes both networks' features one layer too early",
+        "`layer` is an index, and a slice ends *before* its second number. Which layers does `teacher[:layer]` run?",
+    ),
+    Mistake(
+        "not_squared",
+        "a loop whose hint is half the distance, not half its square",
+        "The formula has ‖·‖²: leave out the root.",
     ),
     ZEROED_LATE,
     ADAM,

@@ -66,7 +66,8 @@ ZEROED_LATE = Mistake(
 ADAM = Mistake(
     "adam",
     "right but for the optimiser: Adam",
-    "The exercise asks for plain gradient descent, so that everyone gets the same numbers.",
+    "The exercise asks for plain gradient descent, `torch.optim.SGD` with no momentum, so that everyone gets the same "
+    "numbers.",
 )
 ALPHA_ON_LABELS = Mistake(
     "alpha_on_labels",
