@@ -82,7 +82,7 @@ def bars(axes: Axes, rows: Mapping[str, ArrayLike]) -> None:
 
 def digit(axes: Axes, image: Tensor, title: str = "") -> None:
     """Draw one 8 × 8 digit, dark ink on light paper. ``image``: (64,) in [0, 1]."""
-    axes.imshow(image.reshape(8, 8).cpu(), cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(image.reshape(8, 8).numpy(force=True), cmap="gray_r", vmin=0, vmax=1)
     axes.set_title(title)
     axes.set_axis_off()
 

@@ -94,7 +94,7 @@ def _draw_erased(axes: Sequence[Axes], image: Tensor, network: nn.Module, layer:
     gone = torch.zeros(len(places)).scatter(0, places.topk(erased).indices, 1).view(side, side)
     kept = image * (1 - gone.repeat_interleave(8 // side, 0).repeat_interleave(8 // side, 1)).flatten()
     plotting.digit(axes[0], image, "the digit")
-    axes[1].imshow(places.view(side, side), cmap="viridis", vmin=0)
+    axes[1].imshow(places.view(side, side).numpy(force=True), cmap="viridis", vmin=0)
     axes[1].set(title="attention map", xticks=[], yticks=[])
     plotting.digit(axes[2], kept, f"{erased} places erased")
     axes[3].bar(range(10), soften(network(kept.unsqueeze(0))[0]).numpy(force=True), color=plotting.COLOURS["blue"])
