@@ -22,15 +22,9 @@ def shuffle_wrong_classes(logits: Tensor, seeds: Sequence[int]) -> Tensor:
     Raises ``ValueError``/``TypeError`` if these do not fit together.
     """
     expect.logits("logits", logits, ndim=3)
-    if len(seeds) != len(logits):
-        raise ValueError(f"seeds: expected {len(logits)}, one per teacher, got {len(seeds)}")
+    chance = _generators(logits, seeds, "shuffled classes")
     order = logits.argsort(dim=-1, descending=True)
-    keys = torch.stack(
-        [
-            torch.rand(one.shape, generator=torch.Generator().manual_seed(stream(seed, "shuffled classes")))
-            for one, seed in zip(logits, seeds, strict=True)
-        ]
-    ).to(logits.device)
+    keys = torch.stack([torch.rand(logits.shape[1:], generator=one) for one in chance]).to(logits.device)
     # The first choice gets the smallest key, so sorting the keys leaves it where it was.
     places = keys.scatter(-1, order[..., :1], -1.0).argsort(dim=-1)
     return torch.empty_like(logits).scatter_(-1, places, logits.gather(-1, order))
@@ -44,10 +38,13 @@ def shuffle_examples(outputs: Tensor, seeds: Sequence[int]) -> Tensor:
     same shape. Raises ``ValueError``/``TypeError`` if these do not fit together.
     """
     expect.features("outputs", outputs)
+    chance = _generators(outputs, seeds, "shuffled examples")
+    order = [torch.randperm(outputs.shape[1], generator=one) for one in chance]
+    return torch.stack([one[rows.to(one.device)] for one, rows in zip(outputs, order, strict=True)])
+
+
+def _generators(outputs: Tensor, seeds: Sequence[int], purpose: str) -> list[torch.Generator]:
+    """Return each seed's own source of chance; raise ``ValueError`` unless there is a seed per teacher."""
     if len(seeds) != len(outputs):
         raise ValueError(f"seeds: expected {len(outputs)}, one per teacher, got {len(seeds)}")
-    order = [
-        torch.randperm(outputs.shape[1], generator=torch.Generator().manual_seed(stream(seed, "shuffled examples")))
-        for seed in seeds
-    ]
-    return torch.stack([one[rows.to(one.device)] for one, rows in zip(outputs, order, strict=True)])
+    return [torch.Generator().manual_seed(stream(seed, purpose)) for seed in seeds]

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from torch import nn
 
 from ctkd_lessons import plotting
-from ctkd_lessons.controls import shuffle_wrong_classes
+from ctkd_lessons.controls import shuffle_examples, shuffle_wrong_classes
 from ctkd_lessons.data import digits
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.scorecard import accuracy, count_parameters, latency, recall, scorecard
@@ -120,6 +120,18 @@ def test_shuffled_classes_keep_first_choice_and_values():
     assert torch.equal(shuffle_wrong_classes(logits[:1], [0])[0], shuffled[0])
     with pytest.raises(ValueError, match="seeds: expected 3"):
         shuffle_wrong_classes(logits, [0])
+
+
+def test_shuffled_examples_are_the_same_ones_in_another_order_and_stay_together():
+    logits = torch.randn(3, 40, 5)
+    features = logits[..., :2, None] + 7
+    shuffled, beside = (shuffle_examples(outputs, [0, 1, 2]) for outputs in (logits, features))
+    assert torch.equal(shuffled.sort(dim=1).values, logits.sort(dim=1).values)
+    assert (shuffled != logits).any(dim=-1).float().mean() > 0.8
+    assert torch.equal(beside, shuffled[..., :2, None] + 7)
+    assert torch.equal(shuffle_examples(logits[1:2], [1])[0], shuffled[1])
+    with pytest.raises(ValueError, match="seeds: expected 3, one per teacher, got 1"):
+        shuffle_examples(logits, [0])
 
 
 # --- statistics -------------------------------------------------------------------------------
