@@ -84,6 +84,23 @@ def same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None
         raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {value.dtype}")
 
 
+def same_batch(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless both tensors hold as many examples, in the same dtype."""
+    if len(value) != len(other):
+        raise ValueError(f"{other_name}: expected the {len(value)} examples of {name}, got {len(other)}")
+    if value.dtype != other.dtype:
+        raise TypeError(f"{other_name}: expected the dtype of {name}, {value.dtype}, got {other.dtype}")
+
+
+def rows(name: str, value: object, *, below: int) -> None:
+    """Raise unless ``value`` is a tensor of row numbers (m,), int64, m ≥ 1, each in 0 … below − 1."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        raise TypeError(f"{name}: expected an int64 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+    if value.ndim != 1 or not len(value):
+        raise ValueError(f"{name}: expected at least one row number, (m,), got shape {tuple(value.shape)}")
+    true((value >= 0) & (value < below), f"{name}: expected row numbers 0 to {below - 1}, got others")
+
+
 def labels(name: str, value: object, *, examples: int, classes: int) -> None:
     """Raise unless ``value`` is an integer tensor of shape (examples,) with entries 0 … classes − 1."""
     if not isinstance(value, Tensor):

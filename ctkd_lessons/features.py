@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctkd_lessons import expect
+from ctkd_lessons.vectors import at_least_float32, length, unit
 
 
 def activations(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,7 +95,7 @@ def attention_map(features: Tensor) -> Tensor:
     shapes, maps of zero size and non-finite values. Source: Zagoruyko & Komodakis 2017, section 3.1.
     """
     expect.features("features", features, ndim=4)
-    return _unit(_energy(features).flatten(1)).to(features.dtype)
+    return unit(_energy(features).flatten(1)).to(features.dtype)
 
 
 def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -110,10 +111,10 @@ def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor
     _expect_features(student_features, teacher_features, ndim=4)
     size = [min(pair) for pair in zip(student_features.shape[2:], teacher_features.shape[2:], strict=True)]
     q_s, q_t = (
-        _unit(F.adaptive_avg_pool2d(_energy(features), size).flatten(1))
+        unit(F.adaptive_avg_pool2d(_energy(features), size).flatten(1))
         for features in (student_features, teacher_features.detach())
     )
-    return _length(q_s - q_t).mean().to(student_features.dtype)
+    return length(q_s - q_t).mean().to(student_features.dtype)
 
 
 def similarity_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -125,8 +126,8 @@ def similarity_loss(student_features: Tensor, teacher_features: Tensor) -> Tenso
     ``ValueError``/``TypeError`` if they are not. Source: Tung & Mori 2019, equations 2 to 4.
     """
     _expect_features(student_features, teacher_features)
-    rows = (_wide(features.flatten(1)) for features in (student_features, teacher_features.detach()))
-    g_s, g_t = (_unit(one @ one.mT) for one in rows)
+    rows = (at_least_float32(features.flatten(1)) for features in (student_features, teacher_features.detach()))
+    g_s, g_t = (unit(one @ one.mT) for one in rows)
     return (g_s - g_t).square().mean().to(student_features.dtype)
 
 
@@ -178,36 +179,18 @@ def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = False) -> Tensor:
     """
     expect.features("x", x, low_batch=4 if debiased else 2)
     expect.features("y", y, low_batch=4 if debiased else 2)
-    _expect_same_batch("x", x, "y", y)
+    expect.same_batch("x", x, "y", y)
     return (_likeness("x", x, debiased) * _likeness("y", y, debiased)).sum().to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return at least float32: sums of squares of squares soon leave the range of float16."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _energy(features: Tensor) -> Tensor:
     """Return the sum of squares over the maps: (B, M, H, W) → (B, H, W)."""
-    return _wide(features).square().sum(dim=1)
-
-
-def _length(x: Tensor) -> Tensor:
-    """Return the Euclidean length over the last axis; where it is zero, so is its gradient."""
-    square = x.square().sum(dim=-1)
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Divide by the length over the last axis; zero stays zero, with a gradient that stays small."""
-    length = _length(x).unsqueeze(-1)
-    return x / torch.where(length > 0, length, 1)
+    return at_least_float32(features).square().sum(dim=1)
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
     """Return the distances of all pairs, divided by their mean: (B, D) → (B, B); 0 has the gradient 0."""
-    batch, x = len(embeddings), _wide(embeddings)
+    batch, x = len(embeddings), at_least_float32(embeddings)
     # The values from differences: |a|² + |b|² − 2 a·b loses all digits when a and b are nearly the same.
     values = torch.cdist(x.detach(), x.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     # The slopes from |a|² + |b|² − 2 a·b: under vmap those of cdist are wrong (torch 2.13), and only first order.
@@ -222,14 +205,14 @@ def _relative_distances(embeddings: Tensor) -> Tensor:
 
 def _cosines(embeddings: Tensor) -> Tensor:
     """Return the cosines at j between i and k: (B, B, B), axes j, i, k."""
-    x = _wide(embeddings)
-    directions = _unit(x.unsqueeze(0) - x.unsqueeze(1))
+    x = at_least_float32(embeddings)
+    directions = unit(x.unsqueeze(0) - x.unsqueeze(1))
     return directions @ directions.mT
 
 
 def _likeness(name: str, features: Tensor, debiased: bool) -> Tensor:
     """Return how alike the examples are as a vector of length 1: (n · n,)."""
-    rows = _wide(features).flatten(1)
+    rows = at_least_float32(features).flatten(1)
     differ = rows != rows[:1]  # before centring, which leaves rounding errors
     expect.true(differ.any(), f"{name}: expected features that differ between examples, got the same for all")
     rows = rows - rows.mean(dim=0)
@@ -242,7 +225,7 @@ def _likeness(name: str, features: Tensor, debiased: bool) -> Tensor:
             (k.abs() > rounding).any(),
             f"{name}: expected examples of which some are more alike than others, got none but for the bias",
         )
-    return _unit(k.flatten())
+    return unit(k.flatten())
 
 
 def _without_bias(k: Tensor) -> Tensor:
@@ -259,11 +242,4 @@ def _expect_features(
 ) -> None:
     expect.features(f"student_{kind}", student, ndim=ndim, low_batch=low_batch)
     expect.features(f"teacher_{kind}", teacher, ndim=ndim, low_batch=low_batch)
-    _expect_same_batch(f"student_{kind}", student, f"teacher_{kind}", teacher)
-
-
-def _expect_same_batch(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    if len(value) != len(other):
-        raise ValueError(f"{other_name}: expected the {len(value)} examples of {name}, got {len(other)}")
-    if value.dtype != other.dtype:
-        raise TypeError(f"{other_name}: expected the dtype of {name}, {value.dtype}, got {other.dtype}")
+    expect.same_batch(f"student_{kind}", student, f"teacher_{kind}", teacher)
