@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctkd_lessons import expect
+from ctkd_lessons.hooks import expect_heard, listen
 from ctkd_lessons.vectors import at_least_float32, length, unit
 
 
@@ -45,29 +46,9 @@ def activations(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Ten
     is left as it was. Raises ``ValueError``, listing the layers there are, for an unknown name or a
     layer that was not run, and ``TypeError`` for a layer that puts out no tensor.
     """
-    expect.module("model", model)
-    known = {name: module for name, module in model.named_modules() if name}
-    if not isinstance(layers, (list, tuple)) or not all(name in list(known) for name in layers):
-        raise ValueError(f"layers: expected a list of names among {list(known)}, got {layers!r}")
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        def note(module: nn.Module, inputs: tuple, output: object) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"layers: expected layers that put out a tensor, {name!r} gave {type(output).__name__}")
-            seen[name] = output.clone()  # an in-place ReLU after it would write over the original
-
-        return known[name].register_forward_hook(note)
-
-    handles = [keep(name) for name in layers]
-    try:
+    with listen(model, layers) as seen:
         output = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    silent = [name for name in layers if name not in seen]
-    if silent:
-        raise ValueError(f"layers: expected layers that the model runs, got {silent}, which it does not")
+    expect_heard(layers, seen)
     return output, seen
 
 

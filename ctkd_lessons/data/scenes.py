@@ -16,8 +16,8 @@ from ctkd_lessons import expect
 from ctkd_lessons.data import digits
 from ctkd_lessons.seeds import stream
 
-# Difficulty: how many crops of other digits lie about, per digit-sized area of the canvas.
-CLUTTER = {"none": 0.0, "some": 1.0, "much": 2.0}
+# Difficulty: how many crops of other digits per digit-sized area of the canvas, and how dark they are.
+CLUTTER = {"none": (0.0, 0.0), "little": (0.5, 0.5), "some": (1.0, 0.5), "much": (1.0, 1.0)}
 _CROP = 4  # pixels: a quarter of a digit shows strokes, but is never a whole digit
 
 
@@ -110,8 +110,9 @@ def compose(
     generator = torch.Generator().manual_seed(stream(seed, "scenes"))
     order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(math.ceil(count / len(rows)))])
     chosen = rows[order[:count]]
-    crops = round(CLUTTER[clutter] * (side / height) ** 2)
-    background = _background(images[rows], count, crops, side, generator)
+    density, darkness = CLUTTER[clutter]
+    crops = round(density * (side / height) ** 2)
+    background = darkness * _background(images[rows], count, crops, side, generator)
     corners = torch.randint(side - height + 1, (count, 2), generator=generator)
     ink = torch.zeros(count, side * side, dtype=images.dtype)
     ink.scatter_(1, _pixels(corners, height, side), images[chosen])
