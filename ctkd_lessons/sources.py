@@ -28,7 +28,8 @@ class Source:
         lengths = [len(tensor) for tensor in tensors] + [tensor.shape[1] for tensor in per_seed]
         if len(set(lengths)) > 1:
             raise ValueError(f"Source: expected the same number of examples in every tensor, got {lengths}")
-        self.tensors, self.per_seed, self.examples = tensors, tuple(per_seed), lengths[0]
+        # A slice such as images[:, :100] would be copied whole for every batch, where the first two axes become one.
+        self.tensors, self.per_seed, self.examples = tensors, tuple(t.contiguous() for t in per_seed), lengths[0]
         self.rows = torch.arange(self.examples) if rows is None else rows
         # Where each seed's own examples begin once the first two axes of ``per_seed`` are one.
         seeds = len(per_seed[0]) if per_seed else 0
