@@ -23,6 +23,7 @@ Where this departs from the papers: REFILLED picks triplets by their labels; her
 Where released code departs from the paper, this does not: one branch of it halves the loss.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,15 +65,16 @@ def extract_features(x: ArrayLike, components: int) -> tuple[NDArray, Whitening]
     """
     x = _matrix("x", x, low=2)
     expect.count("components", components, high=x.shape[1])
-    mean = x.mean(axis=0)
+    mean = x[0] + (x - x[0]).mean(axis=0)  # exact for a column that never varies
     scales, directions = np.linalg.svd(x - mean, full_matrices=False)[1:]
     # What rounding leaves of a direction without variance must not be blown up to variance one.
-    rank = int((scales > scales.max() * max(x.shape) * np.finfo(x.dtype).eps).sum())
+    rounding = max(scales.max(), np.linalg.norm(mean)) * max(x.shape) * np.finfo(x.dtype).eps
+    rank = int((scales > rounding).sum())
     if components > rank:
         raise ValueError(f"components: expected at most {rank}, the rank of the covariance of x, got {components}")
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     directions = (directions * np.sign(largest))[:components].T
-    whitening = Whitening(mean, directions / scales[:components] * np.sqrt(len(x) - 1))
+    whitening = Whitening(mean, directions / scales[:components] * math.sqrt(len(x) - 1))
     return whitening.apply(x), whitening
 
 
@@ -90,7 +92,7 @@ def fit_transfer_map(source: ArrayLike, target: ArrayLike, ridge: float = 1e-3) 
     expect.number("ridge", ridge, low=0)
     # ‖S W − T‖² + ridge ‖W‖² is one least-squares problem with √ridge · I below S; squaring S loses digits.
     width = source.shape[1]
-    below = np.sqrt(ridge) * np.eye(width, dtype=source.dtype)
+    below = math.sqrt(ridge) * np.eye(width, dtype=source.dtype)
     zeros = np.zeros((width, target.shape[1]), dtype=target.dtype)
     return np.linalg.lstsq(np.vstack([source, below]), np.vstack([target, zeros]))[0]
 
@@ -166,8 +168,8 @@ def relationship_loss(
     of teacher and student may be disjoint.
 
     Embeddings: (B, D), same B and dtype, D may differ; ``anchor``, ``positive``, ``negative``: (M,),
-    row numbers into the batch, M ≥ 1; ``temperature`` > 0. Returns a scalar ≥ 0; an embedding of
-    zero stays zero. Raises ``ValueError``/``TypeError`` if these do not fit.
+    row numbers into the batch, M ≥ 1; ``temperature`` > 0. Returns a scalar ≥ 0, up to rounding; an
+    embedding of zero stays zero. Raises ``ValueError``/``TypeError`` if these do not fit.
     Source: Ye et al. 2020, section 4.1.
     """
     for name, embeddings in {
@@ -198,7 +200,10 @@ def _nearness(embeddings: Tensor, anchor: Tensor, positive: Tensor, negative: Te
 
 def _finite(name: str, value: ArrayLike) -> NDArray:
     """Return a finite floating array; integers become float64."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array, got rows of different lengths") from error
     if array.dtype.kind not in "iufb":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     array = array if array.dtype.kind == "f" else array.astype(float)
@@ -211,7 +216,7 @@ def _matrix(name: str, value: ArrayLike, low: int = 1) -> NDArray:
     array = _finite(name, value)
     if array.ndim != 2 or len(array) < low or not array.shape[1]:
         raise ValueError(f"{name}: expected shape (n, D), n ≥ {low} and D ≥ 1, got {array.shape}")
-    return array
+    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)  # LAPACK knows no float16
 
 
 def _views(source: ArrayLike, target: ArrayLike) -> tuple[NDArray, NDArray]:

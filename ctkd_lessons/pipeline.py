@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ctkd_lessons import expect
 from ctkd_lessons.hooks import expect_heard, expect_layers, listen
+from ctkd_lessons.vectors import at_least_float32
 
 TASKS = ("class", "box", "mask")
 BRIDGE = "bridge"  # the student's output that is compared with the fused knowledge
@@ -46,8 +47,9 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     for name, boxes in {"a": a, "b": b}.items():
         _expect_boxes(name, boxes)
     expect.same_shape("b", b, "a", a)
+    dtype, a, b = a.dtype, at_least_float32(a), at_least_float32(b)  # 256 × 256 pixels leave float16
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    return _ratio(overlap.clamp(min=0).prod(dim=-1), _area(a) + _area(b))
+    return _ratio(overlap.clamp(min=0).prod(dim=-1), _area(a) + _area(b)).to(dtype)
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -104,8 +106,9 @@ class KnowledgeExtractor:
     def __enter__(self) -> "KnowledgeExtractor":
         if self._open is not None:
             raise RuntimeError("KnowledgeExtractor: expected to be entered once at a time; leave its `with` first")
-        self._open = listen(self.model, self.layers)
-        self._seen = self._open.__enter__()
+        listening = listen(self.model, self.layers)
+        self._seen = listening.__enter__()
+        self._open = listening
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -143,19 +146,24 @@ def fuse_knowledge(knowledge: Sequence[Tensor], weights: Sequence[float] | None 
     ``knowledge``: K tensors (n, …), flattened to rows, same n and dtype; ``weights``: (K,), ≥ 0, any
     scale; left out, all alike. Returns (n, Σ D_k), without gradient. Raises
     ``ValueError``/``TypeError`` if these do not fit, for weights that sum to zero, and for a teacher
-    that says the same about every example.
+    that says the same about every example; inside ``vmap``, where that is not seen, it adds zeros.
     """
-    if not isinstance(knowledge, (list, tuple)) or not knowledge:
-        raise TypeError(f"knowledge: expected a list of at least one tensor, got {type(knowledge).__name__}")
+    if not isinstance(knowledge, (list, tuple)):
+        raise TypeError(f"knowledge: expected a list of tensors, got {type(knowledge).__name__}")
+    if not knowledge:
+        raise ValueError("knowledge: expected at least one tensor, got none")
     shares = _shares(weights, len(knowledge))
     parts = []
     for place, (one, share) in enumerate(zip(knowledge, shares, strict=True)):
         name = f"knowledge[{place}]"
         expect.features(name, one)
         expect.same_batch("knowledge[0]", knowledge[0], name, one)
-        expect.true((one != one[:1]).any(), f"{name}: expected features that differ between examples, got the same")
-        centred = (one.detach() - one.detach().mean(dim=0)).flatten(1)
-        parts.append(share**0.5 * centred / centred.square().sum(dim=1).mean().sqrt())
+        rows = at_least_float32(one.detach()).flatten(1)
+        centred = rows - rows[:1]  # exactly zero where all examples are alike; minus the mean, rounding is left
+        centred = centred - centred.mean(dim=0)
+        rms = centred.square().sum(dim=1).mean().sqrt()
+        expect.true(rms > 0, f"{name}: expected features that differ between examples, got the same")
+        parts.append((share**0.5 * centred / torch.where(rms > 0, rms, 1)).to(one.dtype))
     return torch.cat(parts, dim=1)
 
 
@@ -200,17 +208,24 @@ def task_losses(outputs: Mapping[str, Tensor], labels: Tensor, boxes: Tensor, ma
 
     ``outputs``: "class" (B, C) logits, "box" (B, 4) as for ``to_boxes``, "mask" (B, side²) logits;
     others are left alone. ``labels``: (B,), or (B, C) probabilities; ``boxes``: (B, 4) pixels;
-    ``masks``: (B, side, side), bool or probabilities. Raises ``ValueError`` if none of the three is there.
+    ``masks``: (B, side, side), bool or probabilities. Raises ``ValueError``/``TypeError`` if these do not
+    fit and if none of the three is there.
     """
     side = masks.shape[-1]
     losses = {}
     if "class" in outputs:
+        _expect_classes(outputs["class"], labels)
         losses["class"] = F.cross_entropy(outputs["class"], labels)
     if "box" in outputs:
-        losses["box"] = F.smooth_l1_loss(to_boxes(outputs["box"], side) / side, boxes / side, beta=0.1)
+        answer, truth = to_boxes(outputs["box"], side), boxes.to(outputs["box"].dtype)
+        expect.same_shape("outputs['box']", answer, "boxes", truth)
+        losses["box"] = F.smooth_l1_loss(answer / side, truth / side, beta=0.1)
     if "mask" in outputs:
-        target = masks.flatten(1).to(outputs["mask"].dtype)
-        losses["mask"] = F.binary_cross_entropy_with_logits(outputs["mask"], target)
+        answer, truth = outputs["mask"], masks.flatten(1).to(outputs["mask"].dtype)
+        expect.logits("outputs['mask']", answer)
+        expect.same_shape("outputs['mask']", answer, "masks, flattened", truth)
+        # −y log σ(z) − (1 − y) log(1 − σ(z)), for which PyTorch's own takes twice as long under vmap.
+        losses["mask"] = (F.softplus(answer, threshold=50.0) - truth * answer).mean()
     if not losses:
         raise ValueError(f"outputs: expected at least one of {list(TASKS)}, got {list(outputs)}")
     return losses
@@ -225,13 +240,16 @@ def student_loss(
 
     ``student(x)``: name → output, ``BRIDGE`` among them; ``labelled``: images, labels, boxes, masks as
     in ``task_losses``; ``transfer``: images and fused knowledge, no labels. Raises ``ValueError`` for
-    a negative weight. Returns a scalar.
+    a negative weight and a student without a bridge. Returns a scalar.
     """
     expect.number("weight", weight, low=0)
     images, *truth = labelled
     tasks = sum(task_losses(student(images), *truth).values())
     images, knowledge = transfer
-    return tasks + weight * bridge_loss(student(images)[BRIDGE], knowledge)
+    outputs = student(images)
+    if BRIDGE not in outputs:
+        raise ValueError(f"student: expected an output {BRIDGE!r} among its answers, got {list(outputs)}")
+    return tasks + weight * bridge_loss(outputs[BRIDGE], knowledge)
 
 
 def student_step(
@@ -255,7 +273,7 @@ def student_step(
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     """Return weights that sum to one."""
-    weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count:
         raise ValueError(f"weights: expected {count}, one per teacher, got {len(weights)}")
     for weight in weights:
@@ -263,6 +281,15 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if sum(weights) == 0:
         raise ValueError(f"weights: expected a sum above zero, got {weights}")
     return [weight / sum(weights) for weight in weights]
+
+
+def _expect_classes(logits: Tensor, labels: Tensor) -> None:
+    """Raise unless the labels are classes (B,) or probabilities (B, C) of the logits' shape."""
+    expect.logits("outputs['class']", logits, ndim=2)
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        expect.same_shape("labels", labels, "outputs['class']", logits)
+    else:
+        expect.labels("labels", labels, examples=len(logits), classes=logits.shape[1])
 
 
 def _expect_boxes(name: str, boxes: Tensor) -> None:

@@ -87,6 +87,22 @@ def digit(axes: Axes, image: Tensor, title: str = "") -> None:
     axes.set_axis_off()
 
 
+def scene(axes: Axes, image: Tensor, box: Tensor, mask: Tensor, title: str = "", colour: str = "blue") -> None:
+    """Draw one scene with a box and the outline of a mask.
+
+    ``image``: (side²,) in [0, 1]; ``box``: (4,), (x0, y0, x1, y1) in pixels; ``mask``: (side, side), bool.
+    """
+    side = len(mask)
+    extent = (0, side, side, 0)  # pixel (0, 0) covers 0 … 1, as the boxes count
+    axes.imshow(image.reshape(side, side).numpy(force=True), cmap="gray_r", vmin=0, vmax=1, extent=extent)
+    x0, y0, x1, y1 = box.tolist()
+    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=COLOURS[colour], linewidth=2)
+    inside = mask.numpy(force=True)[:, :, None] * np.array([*mpl.colors.to_rgb(COLOURS["orange"]), 0.45])
+    axes.imshow(inside, extent=extent)
+    axes.set(title=title, xlim=(-0.2, side + 0.2), ylim=(side + 0.2, -0.2))
+    axes.set_axis_off()
+
+
 def digit_and_answers(image: Tensor, answers: Mapping[str, Tensor]) -> Figure:
     """Draw a digit and, beside it, one bar chart of class probabilities per answer.
 

@@ -325,7 +325,12 @@ def _train_one_by_one(job: _Job, make_optimiser: Callable[..., torch.optim.Optim
         for step in _watched(job.steps, losses[:, place : place + 1], job.seeds[place : place + 1], bar):
             batches = [tuple(t[order[step]] for t in ts) for ts, order in zip(tensors, orders, strict=True)]
             optimiser.zero_grad()
-            value = objective(batches, progress[step])
+            try:
+                value = objective(batches, progress[step])
+            except ValueError as error:  # a loss that refuses nan, which came from the student's own numbers
+                if all(parameter.isfinite().all() for parameter in objective.parameters()):
+                    raise
+                raise _diverged(job.seeds[place], "refused: " + str(error), step, job.steps) from error
             value.backward()
             optimiser.step()
             losses[step, place] = value.detach()
@@ -362,8 +367,11 @@ def _watched(steps: int, losses: Tensor, seeds: list[int], bar: bool | None) -> 
                 if len(broken):
                     first, place = broken[0].tolist()
                     value = losses[begin + first, place]
-                    raise FloatingPointError(
-                        f"the loss of the student of seed {seeds[place]} is {value:g} "
-                        f"at step {begin + first} of {steps}; "
-                        "try a smaller learning_rate, and look for a log or a division by zero"
-                    )
+                    raise _diverged(seeds[place], f"{value:g}", begin + first, steps)
+
+
+def _diverged(seed: int, value: str, step: int, steps: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"the loss of the student of seed {seed} is {value} at step {step} of {steps}; "
+        "try a smaller learning_rate, and look for a log or a division by zero"
+    )

@@ -246,3 +246,16 @@ def test_tuned_trains_each_pair_as_fit_does(make):
     for students, (rate, decay) in zip(seen, pairs, strict=True):
         alone = fit(make, from_labels, TRAIN, seeds=4, steps=5, learning_rate=rate, weight_decay=decay)
         assert all(torch.equal(alone.parameters[name], tensor) for name, tensor in students.parameters.items())
+
+
+def test_a_loss_that_refuses_nan_counts_as_divergence_too():
+    def loss(model, x, y):
+        answer = model(x)
+        if not torch.isfinite(answer).all():
+            raise ValueError("answer: expected finite values")
+        return (1e30 * answer).square().mean()
+
+    make = lambda: conv([2], 2)  # noqa: E731 - trained one by one
+    data = Source(torch.rand(32, 64), torch.zeros(32))
+    with pytest.raises(FloatingPointError, match=r"seed \d+ is (inf|nan|refused)"):
+        fit(make, loss, data, seeds=2, steps=300, learning_rate=1e30)

@@ -15,9 +15,11 @@ from torch import Tensor
 from ctkd_lessons import expect
 from ctkd_lessons.data import digits
 from ctkd_lessons.seeds import stream
+from ctkd_lessons.threads import one_thread
 
 # Difficulty: how many crops of other digits per digit-sized area of the canvas, and how dark they are.
 CLUTTER = {"none": (0.0, 0.0), "little": (0.5, 0.5), "some": (1.0, 0.5), "much": (1.0, 1.0)}
+_FIELDS = ("images", "labels", "boxes", "masks", "rows")
 _CROP = 4  # pixels: a quarter of a digit shows strokes, but is never a whole digit
 
 
@@ -40,6 +42,15 @@ class Scenes:
     def side(self) -> int:
         """Height and width of the canvas in pixels."""
         return self.masks.shape[-1]
+
+    def take(self, start: int, stop: int) -> "Scenes":
+        """Return the scenes ``start`` … ``stop`` − 1 of each seed. Raises ``ValueError`` if there are none."""
+        count = self.labels.shape[-1]
+        expect.count("start", start, low=0, high=count - 1)
+        expect.count("stop", stop, low=start + 1, high=count)
+        rows = torch.arange(start, stop)
+        axis = self.labels.ndim - 1
+        return Scenes(*(getattr(self, field).index_select(axis, rows) for field in _FIELDS))
 
 
 @dataclass(frozen=True)
@@ -71,15 +82,16 @@ def load(
     parts = []
     for name, count in {"train": train, "validation": validation, "test": test}.items():
         expect.count(name, count)
+        own = [stream(seed, f"{name} scenes") for seed in source.seeds]  # or equal parts would share their layouts
         scenes = [
             compose(source.images, source.labels, count, rows=rows, seed=seed, side=side, clutter=clutter)
-            for rows, seed in zip(getattr(source, name), source.seeds, strict=True)
+            for rows, seed in zip(getattr(source, name), own, strict=True)
         ]
-        fields = ("images", "labels", "boxes", "masks", "rows")
-        parts.append(Scenes(*(torch.stack([getattr(one, field) for one in scenes]) for field in fields)))
+        parts.append(Scenes(*(torch.stack([getattr(one, field) for one in scenes]) for field in _FIELDS)))
     return Parts(*parts, source.seeds)
 
 
+@one_thread()
 def compose(
     images: Tensor,
     labels: Tensor,
