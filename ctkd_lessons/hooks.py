@@ -9,12 +9,13 @@ from ctkd_lessons import expect
 
 
 @contextmanager
-def listen(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def listen(model: nn.Module, layers: Sequence[str], *, detach: bool = False) -> Iterator[dict[str, Tensor]]:
     """Within the block, note what the named layers put out: a dict name → tensor, the last run's.
 
-    ``layers``: names as in ``model.named_modules()``, such as ``["2"]``. Gradients stay attached.
-    The hooks are gone after the block, whatever happens in it. Raises ``ValueError``, listing the
-    layers there are, for an unknown name, and ``TypeError`` for a layer that puts out no tensor.
+    ``layers``: names as in ``model.named_modules()``, such as ``["2"]``. Gradients stay attached;
+    with ``detach`` they don't, and the memory of the way there is free. The hooks are gone after the
+    block, whatever happens in it. Raises ``ValueError``, listing the layers there are, for an
+    unknown name, and ``TypeError`` for a layer that puts out no tensor.
     """
     known = expect_layers(model, layers)
     seen: dict[str, Tensor] = {}
@@ -22,6 +23,7 @@ def listen(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
     def note(name: str, output: object) -> None:
         if not isinstance(output, Tensor):
             raise TypeError(f"layers: expected layers that put out a tensor, {name!r} gave {type(output).__name__}")
+        output = output.detach() if detach else output
         seen[name] = output.clone()  # an in-place ReLU after it would write over the original
 
     handles = [

@@ -106,7 +106,7 @@ class KnowledgeExtractor:
     def __enter__(self) -> "KnowledgeExtractor":
         if self._open is not None:
             raise RuntimeError("KnowledgeExtractor: expected to be entered once at a time; leave its `with` first")
-        listening = listen(self.model, self.layers)
+        listening = listen(self.model, self.layers, detach=True)
         self._seen = listening.__enter__()
         self._open = listening
         return self
@@ -121,7 +121,7 @@ class KnowledgeExtractor:
         if not self._seen:
             raise RuntimeError("KnowledgeExtractor: expected a forward pass inside its `with` first, got none")
         expect_heard(self.layers, self._seen)
-        return {name: self._seen[name].detach() for name in self.layers}
+        return {name: self._seen[name] for name in self.layers}
 
     @torch.no_grad()
     def extract(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """The pictures a learner can move. Each shows its static twin first, for readers without a kernel."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import ipywidgets
 import numpy as np
@@ -9,10 +10,14 @@ import torch
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctkd_lessons import expect, plotting
+from ctkd_lessons.cross_task import fit_transfer_map, procrustes
+from ctkd_lessons.data.scenes import Scenes
 from ctkd_lessons.features import activations, attention_map
+from ctkd_lessons.pipeline import box_iou, mask_iou, to_boxes
 from ctkd_lessons.soft_targets import soften
 
 WHOLE = {"description_width": "initial"}  # the label of a slider is not cut
@@ -145,3 +150,128 @@ def _draw_confidence(axes: Axes, logits: Mapping[str, Tensor], labels: Tensor, t
     axes.set(xscale="log", xlim=(1e-6, 1.2), ylim=(0, 1.02), title=f"T = {temperature:.3g}", xlabel="weight 1 − p_y")
     axes.set_ylabel("share of the digits below")
     axes.legend(loc="upper left")
+
+
+def transfer_map_viewer(
+    pairs: tuple[NDArray, NDArray],
+    held_out: tuple[NDArray, NDArray],
+    answers: NDArray,
+    head: Callable[[NDArray], NDArray],
+) -> None:
+    """Show target features beside mapped source features, with sliders for the pairs and the ridge.
+
+    ``pairs``: source and target features (n, D) of the examples that the map is learned on;
+    ``held_out``: (m, D) each, other examples; ``answers``: (m,) bool, what is true of those;
+    ``head``: (m, D) target features → (m,), positive for yes.
+    """
+    draw = partial(_draw_mapped, pairs=pairs, held_out=held_out, answers=answers, head=head)
+    few, every = min(30, len(pairs[0]) - 1), len(pairs[0])
+    twin, axes = plotting.new(1, 4, size=(10, 2.9))
+    for one, name, size in zip(axes[0], ("target", "none", "ridge", "ridge"), (few, few, few, every), strict=True):
+        draw(one, name, size, ridge=1.0)
+    plotting.show(
+        twin,
+        "Held-out examples by their first two features, yes and no in two colours: the target's own; the source's, "
+        "where the two are mixed; mapped from 30 pairs, and from all, where they lie as in the target's picture.",
+    )
+
+    kind = ipywidgets.Dropdown(options=["ridge", "rotation", "none"], description="map")
+    count = ipywidgets.IntSlider(value=few, min=2, max=every, description="pairs", style=WHOLE)
+    ridge = ipywidgets.FloatLogSlider(value=1, base=10, min=-3, max=3, step=0.25, description="ridge", style=WHOLE)
+    picture = ipywidgets.Image(format="png", layout={"width": "560px"})
+    picture.add_class("ctkd-transfer-map")
+
+    def redraw(_: object = None) -> None:
+        figure, axes = plotting.new(1, 2, size=(6.5, 3.2))
+        for one, name in zip(axes[0], ("target", kind.value), strict=True):
+            draw(one, name, count.value, ridge=ridge.value)
+        picture.value = plotting.png(figure)
+
+    for control in (count, ridge, kind):
+        control.observe(redraw, names="value")
+    redraw()
+    display(ipywidgets.VBox([ipywidgets.HBox([count, ridge, kind]), picture]))
+
+
+def _draw_mapped(
+    axes: Axes,
+    kind: str,
+    count: int,
+    *,
+    ridge: float,
+    pairs: tuple[NDArray, NDArray],
+    held_out: tuple[NDArray, NDArray],
+    answers: NDArray,
+    head: Callable[[NDArray], NDArray],
+) -> None:
+    """Draw the first two features of held-out examples, carried over by a map of one kind."""
+    source, target = (one[:count] for one in pairs)
+    if kind == "target":
+        shown, title = held_out[1], "the target's features"
+    elif kind == "none":
+        shown, title = held_out[0], "the source's, not mapped"
+    else:
+        learned = procrustes(source, target) if kind == "rotation" else fit_transfer_map(source, target, ridge)
+        shown, title = held_out[0] @ learned, f"mapped, {count} pairs"
+    right = np.mean((head(shown) > 0) == answers)
+    for value, colour, marker in ((True, "blue", "o"), (False, "orange", "s")):
+        x, y = shown[answers == value, :2].T
+        label = "yes" if value else "no"
+        axes.scatter(x, y, s=9, marker=marker, color=plotting.COLOURS[colour], alpha=0.6, label=label)
+    axes.set(title=f"{title}\nthe head is right: {right:.0%}", xlabel="feature 1", ylabel="feature 2")
+    axes.set(xlim=(-3, 3), ylim=(-3, 3.5))  # one scale, to compare; whitened features have a spread of one
+    if kind == "target":
+        axes.legend(loc="upper center", ncols=2, fontsize=8)
+
+
+def scene_viewer(scenes: Scenes, answers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Show scenes with the box, mask and class that each network answers, and its scores.
+
+    ``scenes``: n scenes of one seed; ``answers``: network → "class" (n, C), "box" (n, 4) and "mask"
+    (n, side²) outputs as ``pipeline.task_losses`` takes them.
+    """
+    twin, axes = plotting.new(1 + len(answers), 4, size=(7.2, 2.1 * (1 + len(answers))))
+    for place in range(4):
+        title = f"true: {scenes.labels[place]}"
+        plotting.scene(axes[0, place], scenes.images[place], scenes.boxes[place], scenes.masks[place], title, "green")
+        for row, (name, outputs) in zip(axes[1:], answers.items(), strict=True):
+            _draw_scene(row[place], scenes, place, name, outputs, threshold=0.5)
+    plotting.show(
+        twin,
+        f"Four scenes; above, the true box and mask, below those that each of {len(answers)} networks answers, "
+        "with its digit and its two scores.",
+    )
+
+    names = [(f"scene {place + 1}: a {label}", place) for place, label in enumerate(scenes.labels.tolist())]
+    which = ipywidgets.Dropdown(options=names, description="scene")
+    who = ipywidgets.Dropdown(options=list(answers), description="network")
+    threshold = ipywidgets.FloatSlider(
+        value=0.5, min=0.05, max=0.95, step=0.05, description="a pixel is ink from", style=WHOLE
+    )
+    picture = ipywidgets.Image(format="png", layout={"width": "520px"})
+    picture.add_class("ctkd-scene")
+
+    def redraw(_: object = None) -> None:
+        figure, axes = plotting.new(1, 2, size=(5.2, 2.9))
+        place = which.value
+        true = scenes.boxes[place], scenes.masks[place]
+        plotting.scene(axes[0, 0], scenes.images[place], *true, f"true: {scenes.labels[place]}", "green")
+        _draw_scene(axes[0, 1], scenes, place, who.value, answers[who.value], threshold.value)
+        picture.value = plotting.png(figure)
+
+    for control in (which, who, threshold):
+        control.observe(redraw, names="value")
+    redraw()
+    display(ipywidgets.VBox([ipywidgets.HBox([which, who, threshold]), picture]))
+
+
+def _draw_scene(
+    axes: Axes, scenes: Scenes, place: int, name: str, outputs: Mapping[str, Tensor], threshold: float
+) -> None:
+    """Draw what one network answers about one scene, with its two scores."""
+    box = to_boxes(outputs["box"][place], scenes.side)
+    mask = outputs["mask"][place].sigmoid().view(scenes.side, scenes.side) > threshold
+    scores = f"box {box_iou(box, scenes.boxes[place]):.2f}, mask {mask_iou(mask, scenes.masks[place]):.2f}"
+    title = f"{name}: {outputs['class'][place].argmax()}\n{scores}"
+    plotting.scene(axes, scenes.images[place], box, mask, title)
+    axes.title.set_fontsize(9)

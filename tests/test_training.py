@@ -255,7 +255,7 @@ def test_a_loss_that_refuses_nan_counts_as_divergence_too():
             raise ValueError("answer: expected finite values")
         return (1e30 * answer).square().mean()
 
-    make = lambda: conv([2], 2)  # noqa: E731 - trained one by one
+    make = lambda: conv([2], 2)
     data = Source(torch.rand(32, 64), torch.zeros(32))
     with pytest.raises(FloatingPointError, match=r"seed \d+ is (inf|nan|refused)"):
         fit(make, loss, data, seeds=2, steps=300, learning_rate=1e30)

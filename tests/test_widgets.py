@@ -3,10 +3,12 @@
 from itertools import chain
 
 import ipywidgets
+import numpy as np
 import pytest
 import torch
 
 from ctkd_lessons import plotting, widgets
+from ctkd_lessons.data import scenes
 from ctkd_lessons.models import strided_conv
 
 IMAGES, LABELS = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 4, 1])
@@ -18,9 +20,22 @@ def networks():
     return {name: strided_conv([4, 4], 10) for name in ("teacher", "student")}
 
 
+def views(examples):
+    return np.random.default_rng(examples).normal(size=(2, examples, 3))
+
+
+def answers(seed, examples=5):
+    torch.manual_seed(seed)
+    return {name: torch.randn(examples, size) for name, size in {"class": 10, "box": 4, "mask": 256}.items()}
+
+
 WIDGETS = {
     "temperature": lambda: widgets.temperature_slider(IMAGES, LOGITS, LABELS),
     "attention": lambda: widgets.attention_viewer(IMAGES, LABELS, networks(), "2"),
+    "transfer map": lambda: widgets.transfer_map_viewer(views(20), views(9), np.arange(9) % 2 == 0, lambda x: x[:, 0]),
+    "scenes": lambda: widgets.scene_viewer(
+        scenes.compose(torch.rand(10, 64), torch.arange(10), 5), {"one": answers(0), "two": answers(1)}
+    ),
     "confidence": lambda: widgets.confidence_slider({"sure": 3 * LOGITS, "unsure": LOGITS}, LABELS),
 }
 

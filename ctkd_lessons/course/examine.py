@@ -5,10 +5,12 @@ of them; whether it is a generic slip (a constant factor, the sign, a transpose)
 thing that differs. Nothing is broadcast before it is compared.
 """
 
+import inspect
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, permutations
+from types import CodeType
 from zlib import crc32
 
 import numpy as np
@@ -189,7 +191,8 @@ def _slip(
         return "Your function returns the same value whatever it is given."
     if all(_same(want, got) for want, got in pairs):
         return None
-    if all(one["type"] == "torch.Tensor" for one in expected) and all(_is_near(want, got) for want, got in pairs):
+    arrays = all(one["type"] == "torch.Tensor" or "numpy.ndarray" in one["type"] for one in expected)
+    if arrays and all(want.dtype.kind == "f" and _is_near(want, got) for want, got in pairs):
         return (
             "Nearly right: within 2 % on every input. "
             "Do you add a small constant under a root, in a denominator or in a log?"
@@ -289,12 +292,16 @@ def _advice(key: str | None, expected: Observation, got: Observation) -> tuple[s
     """Say what to do about a difference that no known mistake explains."""
     if key == "raised" and "positional argument" in got["message"] and not got["line"]:
         return ("Keep the name and the arguments of the function as they were given.",)
+    if key == "raised" and ("context manager protocol" in got["message"] or "not an iterator" in got["message"]):
+        return ("A function under `@contextmanager` yields once. Are the line above it and the `yield` still there?",)
     if key == "raised" and "detach().numpy()" in got["message"]:
         return (STAY_IN_TORCH,)
     if key == "raised" and "does not require grad" in got["message"]:
         return ("What you call `backward` on depends on no parameter: look at `detach`, `no_grad`, swapped arguments.",)
     if key == "raised" and "backward through the graph a second time" in got["message"]:
         return ("Each step needs a forward pass of its own: run the model inside the loop.",)
+    if key == "raised" and "modified by an inplace operation" in got["message"]:
+        return ("`backward` needs the weights that the loss was made with: does `step` come before it?",)
     if key == "type" and got["type"] == "NoneType":
         return ("Does every path end in a `return`?",)
     if key == "type" and "tensor" in expected["type"].lower():
@@ -344,12 +351,13 @@ def _a(noun: str) -> str:
 
 
 def _describe(case: Case) -> str:
-    """Name the arguments of a case: shapes and dtypes of arrays, values of scalars and of a few whole numbers."""
+    """Name the arguments of a case: shapes and dtypes of arrays, values of scalars, words, a few whole numbers."""
     return ", ".join(f"{name}{_in_short(np.asarray(value))}" for name, value in case.items())
 
 
 def _in_short(value: np.ndarray) -> str:
-    if not value.ndim or (value.size <= 12 and (value == value.round()).all()):
+    words = value.dtype.kind == "U"
+    if not value.ndim or words or (value.size <= 12 and (value == value.round()).all()):
         return f" = {value.tolist()}"
     largest = np.abs(value).max()
     return f" {value.shape} {value.dtype}" + (f" up to ±{largest:.4g}" if largest >= LARGE else "")
@@ -361,16 +369,25 @@ def _is_finite(seen: object) -> bool:
 
 def _line_of(answer: Answer, error: Exception) -> str:
     """Return where in the answer's own code an error arose: " (your line 3: `…`)"."""
-    code = getattr(answer, "__code__", None)
+    code = getattr(inspect.unwrap(answer), "__code__", None)  # a decorator such as @contextmanager wraps it
+    names = set(_names_within(code)) if code else set()
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if code and (frame.filename, frame.name) == (code.co_filename, code.co_name)
+        if frame.name in names and frame.filename == code.co_filename and frame.lineno >= code.co_firstlineno
     ]
     if not frames:
         return ""
     line = frames[-1]
     return f" (line {line.lineno - code.co_firstlineno + 1} of your function: `{line.line}`)"
+
+
+def _names_within(code: CodeType) -> Iterator[str]:
+    """Yield the names of a function and of those made in it, such as hooks."""
+    yield code.co_name
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_within(constant)
 
 
 def _holds(prop: Property, answer: Answer) -> bool:

@@ -35,14 +35,10 @@ from ctkd_lessons.course.exercises.shared import (
     ZEROED_LATE,
     mistake_not_detached,
     mistake_student_cut,
+    parameters_of,
     wrong_step,
     wrong_terms,
 )
-
-
-def _parameters(model: nn.Module) -> np.ndarray:
-    return nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
-
 
 # --- count_flops ------------------------------------------------------------------------------
 
@@ -80,7 +76,7 @@ def _build(case: Case) -> nn.Module:
 def _observe_count(answer: Answer, case: Case) -> Observation:
     """Build the model, let the answer count, and look at what became of the model."""
     model, x = _build(case), torch.tensor(case["x"])
-    before, averages = _parameters(model), [buffer.clone() for buffer in model.buffers()]
+    before, averages = parameters_of(model), [buffer.clone() for buffer in model.buffers()]
     value = answer(model, x)
     seen = observe_value(int(value) if isinstance(value, np.integer) else value)
     hooks = sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.modules())
@@ -90,7 +86,7 @@ def _observe_count(answer: Answer, case: Case) -> Observation:
         "number of hooks left on the model": str(hooks),
         "mode the model is left in": "mixed" if len(modes) == 2 else "training" if modes.pop() else "evaluation",
         "state of the running averages": "moved" if moved else "as they were",
-        "`model` afterwards": _parameters(model) - before,
+        "`model` afterwards": parameters_of(model) - before,
         "`x` afterwards": x.numpy(),
     }
 
@@ -717,7 +713,7 @@ def _observe_chain(answer: Answer, case: Case) -> Observation:
     value = answer(models, *given.values())
     seen = observe_value(value)
     trained = {
-        f"parameter vector of `models[{k}]` after training": _parameters(model) for k, model in enumerate(models)
+        f"parameter vector of `models[{k}]` after training": parameters_of(model) for k, model in enumerate(models)
     }
     graph = "some" if isinstance(value, Tensor) and value.requires_grad else "none"
     afterwards = {f"`{name}` afterwards": given[name].numpy() for name in ("teacher_logits", "images")}
@@ -1112,12 +1108,12 @@ def _observe_ensemble_training(answer: Answer, case: Case) -> Observation:
     with torch.no_grad():  # as surely as trained ones
         for teacher in teachers:
             teacher[-1].weight.mul_(8)
-    before = [_parameters(teacher) for teacher in teachers]
+    before = [parameters_of(teacher) for teacher in teachers]
     answer(student, teachers, *given.values())
     touched = any(p.grad is not None and p.grad.any() for teacher in teachers for p in teacher.parameters())
-    after = [_parameters(teacher) for teacher in teachers]
+    after = [parameters_of(teacher) for teacher in teachers]
     return {
-        "student after training": _parameters(student),
+        "student after training": parameters_of(student),
         "`teachers` afterwards": np.concatenate(after) - np.concatenate(before),
         "gradient left in the teachers": "some" if touched else "none",
     }

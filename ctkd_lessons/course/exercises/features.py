@@ -35,6 +35,7 @@ from ctkd_lessons.course.exercises.shared import (
     SWAPPED,
     TEACHER_UNSOFTENED,
     ZEROED_LATE,
+    chosen,
     draw,
     mistake_not_detached,
     mistake_student_cut,
@@ -47,11 +48,6 @@ from ctkd_lessons.soft_targets import kd_loss
 # What the properties are tried on: two examples of two channels; three points in the plane.
 _TWO_MAPS = torch.arange(1.0, 25.0).view(2, 2, 2, 3)
 _THREE_POINTS = torch.tensor([[0.0, 1.0], [2.0, 5.0], [3.0, -1.0]])
-
-
-def _chosen(ways: dict[str, Callable], switches: dict[str, bool], right: Callable) -> Callable:
-    """Return the wrong way that a switch asks for, or the right one."""
-    return next((way for name, way in ways.items() if name in switches), right)
 
 
 def _sizes(case: Case) -> dict[str, float]:
@@ -107,8 +103,8 @@ def _wrong_map(
 ) -> Tensor:
     if features_normalised:
         return F.normalize(features, dim=1).square().sum(1).flatten(1)
-    energy_of = _chosen(_ENERGIES, switches, lambda features: features.square().sum(1))
-    length_of = _chosen(_LENGTHS, switches, lambda energy: energy.norm(dim=(1, 2), keepdim=True))
+    energy_of = chosen(_ENERGIES, switches, lambda features: features.square().sum(1))
+    length_of = chosen(_LENGTHS, switches, lambda energy: energy.norm(dim=(1, 2), keepdim=True))
     energy = energy_of(features).mT if columns_first else energy_of(features)
     if softmaxed:
         return energy.flatten(1).softmax(1)
@@ -643,10 +639,10 @@ def _wrong_distance(
 
     student = student_embeddings.detach() if student_cut else student_embeddings
     teacher = teacher_embeddings if not_detached or student_cut else teacher_embeddings.detach()
-    distances_of, scale_of = _chosen(_DISTANCES, switches, euclidean), _chosen(_SCALES, switches, _mean_distance)
+    distances_of, scale_of = chosen(_DISTANCES, switches, euclidean), chosen(_SCALES, switches, _mean_distance)
     d_s, d_t = distances_of(student), distances_of(teacher)
     difference = d_s / scale_of(d_t if teacher_scale else d_s) - d_t / scale_of(d_t)
-    terms = _chosen(_PENALTIES, switches, _huber)(difference)
+    terms = chosen(_PENALTIES, switches, _huber)(difference)
     batch = len(terms)
     return terms.sum() / (1 if summed else batch * (batch - 1) if pairs_only else batch**2)
 
@@ -1029,8 +1025,8 @@ def _distil_features(
     seen = {}
     listened = teacher[layer - 1 if teacher_too_early or both_too_early else layer]
     hook = listened.register_forward_hook(lambda module, inputs, output: seen.update(features=output))
-    hint_of = _chosen(_HINTS, switches, lambda difference: 0.5 * difference.square().sum() / len(difference))
-    loss_of = _chosen(_LOSSES, switches, lambda hard, hint, weight: hard + weight * hint)
+    hint_of = chosen(_HINTS, switches, lambda difference: 0.5 * difference.square().sum() / len(difference))
+    loss_of = chosen(_LOSSES, switches, lambda hard, hint, weight: hard + weight * hint)
     for _ in range(steps):
         with torch.set_grad_enabled(teacher_in_graph):
             teacher(images)

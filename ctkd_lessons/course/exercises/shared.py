@@ -1,13 +1,13 @@
 """What the exercises of several lessons share: inputs, and the mistakes people make with any KL divergence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctkd_lessons.course.exercises.description import Mistake
 
@@ -97,6 +97,21 @@ def mistake_student_cut(argument: str) -> Mistake:
         "right in value, but the student is cut from the graph, not the teacher",
         f"Nothing can be learned when no gradient reaches `{argument}`. Which of the two is the constant?",
     )
+
+
+def chosen(ways: Mapping[str, Callable], switches: Mapping[str, bool], right: Callable) -> Callable:
+    """Return the wrong way that a switch asks for, or the right one."""
+    return next((way for name, way in ways.items() if name in switches), right)
+
+
+def parameters_of(model: nn.Module) -> np.ndarray:
+    """Return all weights of a model, one after the other."""
+    return nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
+
+
+def hooks_on(model: nn.Module) -> int:
+    """Count the forward hooks on a model and all of its layers."""
+    return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.modules())
 
 
 def draw(
