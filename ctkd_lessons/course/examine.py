@@ -288,46 +288,66 @@ def _sentence(key: str | None, expected: Observation, got: Observation) -> str:
     return f"The {key} differs{place}: expected {want[at]:.{digits}g}, got {have[at]:.{digits}g}."
 
 
+_SHAPES = "Write the shape of each array beside its line: which axes must agree, and does one need a transpose?"
+_ON_ERROR = {  # words of Python's, PyTorch's or NumPy's message → what to do
+    "context manager protocol": "A function under `@contextmanager` yields once. Are the line above it and the `yield` "
+    "still there?",
+    "not an iterator": "A function under `@contextmanager` yields once. Is its `yield` still there?",
+    "detach().numpy()": STAY_IN_TORCH,
+    "does not require grad": "What you call `backward` on depends on no parameter: look at `detach`, `no_grad`, "
+    "swapped arguments.",
+    "backward through the graph a second time": "Each step needs a forward pass of its own: run the model inside the "
+    "loop.",
+    "modified by an inplace operation": "`backward` needs the weights that the loss was made with: does `step` come "
+    "before it?",
+    "mismatch in its core dimension": _SHAPES,
+    "not aligned": _SHAPES,
+    "could not be broadcast": _SHAPES,
+    "shapes cannot be multiplied": _SHAPES,
+}
+_ON_PLACE = {  # how the name of what differs begins or ends → what to do
+    "differentiable": "Look for `.detach()`, `.item()`, `torch.no_grad()` or a `torch.tensor(…)` around a tensor.",
+    "afterwards": "Look for an assignment into the input (`x[…] = …`), `+=`, or a method that ends in `_`.",
+    "after training": "Go through the loop line by line: what enters each loss and with which weight, the models' "
+    "modes, the order of `zero_grad`, `backward` and `step`, the optimiser. Plain gradient descent is "
+    "`torch.optim.SGD` with no momentum.",
+    "gradient into": "The teacher is a constant for the student: which call cuts a tensor from the graph?",
+}
+
+
 def _advice(key: str | None, expected: Observation, got: Observation) -> tuple[str, ...]:
     """Say what to do about a difference that no known mistake explains."""
+    if key is None:
+        return ()
     if key == "raised" and "positional argument" in got["message"] and not got["line"]:
         return ("Keep the name and the arguments of the function as they were given.",)
-    if key == "raised" and ("context manager protocol" in got["message"] or "not an iterator" in got["message"]):
-        return ("A function under `@contextmanager` yields once. Are the line above it and the `yield` still there?",)
-    if key == "raised" and "detach().numpy()" in got["message"]:
-        return (STAY_IN_TORCH,)
-    if key == "raised" and "does not require grad" in got["message"]:
-        return ("What you call `backward` on depends on no parameter: look at `detach`, `no_grad`, swapped arguments.",)
-    if key == "raised" and "backward through the graph a second time" in got["message"]:
-        return ("Each step needs a forward pass of its own: run the model inside the loop.",)
-    if key == "raised" and "modified by an inplace operation" in got["message"]:
-        return ("`backward` needs the weights that the loss was made with: does `step` come before it?",)
-    if key == "type" and got["type"] == "NoneType":
-        return ("Does every path end in a `return`?",)
-    if key == "type" and "tensor" in expected["type"].lower():
-        left = any(word in got["type"] for word in ("float", "int", "bool", "numpy"))
-        return (STAY_IN_TORCH if left else f"Return {_a(expected['type'])} and nothing else.",)
-    if key == "type":
-        return (f"Turn the result into {_a(expected['type'])} at the end.",)
-    if key == "dtype" and expected["dtype"] == "bool":
-        return ("Return True or False for each entry: what a comparison gives.",)
-    if key == "dtype":
-        return ("The result should have the dtype of the inputs: look for a tensor made with a fixed dtype.",)
-    if key == "differentiable":
-        return ("Look for `.detach()`, `.item()`, `torch.no_grad()` or a `torch.tensor(…)` around a tensor.",)
-    if key and key.endswith("afterwards"):
-        return ("Look for an assignment into the input (`x[…] = …`), `+=`, or a method that ends in `_`.",)
-    if key and key.endswith("after training"):
-        return (
-            "Go through the loop line by line: what enters each loss and with which weight, the models' modes, the "
-            "order of `zero_grad`, `backward` and `step`, the optimiser. Plain gradient descent is `torch.optim.SGD` "
-            "with no momentum.",
-        )
-    if key and key.startswith("gradient into"):
-        return ("The teacher is a constant for the student: which call cuts a tensor from the graph?",)
-    value = got.get(key) if key else None
-    if not isinstance(value, np.ndarray):
-        return ()
+    if key == "raised":
+        return tuple(advice for words, advice in _ON_ERROR.items() if words in got["message"])[:1]
+    if key in ("type", "dtype"):
+        return (_advice_on_type(expected, got) if key == "type" else _advice_on_dtype(expected),)
+    for words, advice in _ON_PLACE.items():
+        if key.startswith(words) or key.endswith(words):
+            return (advice,)
+    value = got.get(key)
+    return _advice_on_value(key, value, expected) if isinstance(value, np.ndarray) else ()
+
+
+def _advice_on_type(expected: Observation, got: Observation) -> str:
+    if got["type"] == "NoneType":
+        return "Does every path end in a `return`?"
+    if "tensor" not in expected["type"].lower():
+        return f"Turn the result into {_a(expected['type'])} at the end."
+    left_torch = any(word in got["type"] for word in ("float", "int", "bool", "numpy"))
+    return STAY_IN_TORCH if left_torch else f"Return {_a(expected['type'])} and nothing else."
+
+
+def _advice_on_dtype(expected: Observation) -> str:
+    if expected["dtype"] == "bool":
+        return "Return True or False for each entry: what a comparison gives."
+    return "The result should have the dtype of the inputs: look for a tensor made with a fixed dtype."
+
+
+def _advice_on_value(key: str, value: np.ndarray, expected: Observation) -> tuple[str, ...]:
     if not np.isfinite(value).all() and key.startswith("gradient"):
         return (
             "Look for a root, a power below 1 or a division at 0: its slope is infinite there, and ∞ · 0 is nan, even "
