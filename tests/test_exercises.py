@@ -486,6 +486,16 @@ def test_a_mistake_beside_something_else_is_still_named():
     assert "Beside that: Your function changes its input `student_logits` in place." in panel
 
 
+def test_a_mistake_that_explains_one_input_only_is_still_hinted_at():
+    def box_iou(a, b):  # the union counts the overlap twice, and nothing guards against negative sides or 0 / 0
+        shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).prod(dim=-1)
+        return shared / ((a[..., 2:] - a[..., :2]).prod(dim=-1) + (b[..., 2:] - b[..., :2]).prod(dim=-1))
+
+    panel = told(box_iou, "05.box_iou")
+    assert "On input 1 this is computed with both areas added up" in panel
+    assert "Take it away once." in panel
+
+
 def test_transpose_is_named():
     answer = lambda z, T: torch.softmax(z / T, -1).T
     assert "the transpose of the right one" in told(answer, "01.soften")

@@ -2,7 +2,8 @@
 
 In this order: what the answer does on random inputs; whether that equals a known mistake or a pair
 of them; whether it is a generic slip (a constant factor, the sign, a transpose); else the first
-thing that differs. Nothing is broadcast before it is compared.
+thing that differs, and whether a known mistake explains at least that input. Nothing is broadcast
+before it is compared.
 """
 
 import inspect
@@ -104,7 +105,15 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
     sentence = _sentence(difference, expected[first], seen[first])
     if slip:
         return Finding(exercise, "wrong", slip, details=(sentence, where))
+    partly = _recognise_in_part(exercise, cases[first], expected[first], seen[first])
+    what = " and ".join(mistake.says for mistake in partly)
+    hints = tuple(mistake.hint for mistake in partly)
+    if partly and not any(right):
+        headline = f"On input {first + 1} this is {what}. On others it is not: something else is wrong, too."
+        return Finding(exercise, "wrong", headline, details=(*hints, sentence, where))
     advice = _advice(difference, expected[first], seen[first])
+    if partly:
+        advice = (f"On input {first + 1} it gives what this gives: {what}.", *hints, *advice)
     if any(right):
         one = f"such as: {_describe(cases[right.index(True)])}"
         advice = (f"It is right on {sum(right)} of {len(cases)} inputs, {one}. What is special about them?", *advice)
@@ -167,6 +176,16 @@ def _recognise(
         if not in_value[0] and _equal_values(variant, seen) and not _equal_values(variant, expected):
             in_value = mistakes, variant
     return in_value
+
+
+def _recognise_in_part(exercise: Exercise, case: Case, expected: Observation, seen: Observation) -> tuple[Mistake, ...]:
+    """Return the known mistakes that explain one input, for an answer that none explains on all."""
+    for mistakes in exercise.combinations():
+        variant = observe(exercise, exercise.variant(*mistakes), case)
+        equal = _equal_values([variant], [seen]) and not _equal_values([variant], [expected])
+        if equal or differs(variant, seen) is None:
+            return mistakes
+    return ()
 
 
 def _equal_values(left: Sequence[Observation], right: Sequence[Observation]) -> bool:
