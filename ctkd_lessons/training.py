@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import functional_call, grad_and_value, jacrev, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm.auto import tqdm
 
@@ -32,6 +32,7 @@ from ctkd_lessons.sources import Source
 from ctkd_lessons.threads import one_thread
 
 Loss = Callable[..., Tensor]
+Combine = Callable[[Tensor, Tensor], Tensor]
 _CHUNK = 100  # steps between two looks at the losses: divergence is reported, and progress shown
 
 
@@ -85,6 +86,7 @@ def fit(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
+    combine: Combine | None = None,
     together: bool | None = None,
     progress_bar: bool | None = None,
 ) -> Students:
@@ -94,6 +96,10 @@ def fit(
     initial weights. ``loss(model, *batch)`` returns a scalar; with several sources each batch is a
     tuple of its own: ``loss(model, labelled, unlabelled)``. A loss with an argument ``progress``
     receives the share of the training that is done, a tensor in [0, 1).
+    ``combine(gradients, losses)``: for a loss that returns one loss per task, (K,). Once a step it
+    receives (S, K, P) and (S, K), and returns the direction (S, P) for the P parameters that several
+    tasks reach. A parameter that one task alone reaches follows its gradient. ``combine`` may keep a
+    state; ``tuned`` gives each training a copy. Not for convolutions.
     ``together``: stack the seeds (default: unless the student holds a convolution or buffers). The stacked
     loss is traced once, so it must not branch on values or keep a state of its own.
     ``progress_bar``: default: after three seconds, unless the variable CTKD_NO_PROGRESS is set.
@@ -102,7 +108,8 @@ def fit(
     students. Raises ``ValueError``/``TypeError`` for bad arguments and ``FloatingPointError``,
     naming seed and step, when a loss is no longer finite.
     """
-    job = _prepare(make_student, loss, data, seeds=seeds, steps=steps, batch_size=batch_size, together=together)
+    sizes = {"seeds": seeds, "steps": steps, "batch_size": batch_size}
+    job = _prepare(make_student, loss, data, **sizes, combine=combine, together=together)
     return _train(job, learning_rate, weight_decay, progress_bar)
 
 
@@ -130,7 +137,8 @@ def tuned(
     best, best_score = None, -math.inf
     for learning_rate, weight_decay in product(learning_rates, weight_decays):
         try:
-            students = _train(job, learning_rate, weight_decay, progress_bar)
+            fresh = replace(job, combine=copy.deepcopy(job.combine))
+            students = _train(fresh, learning_rate, weight_decay, progress_bar)
         except FloatingPointError:
             continue
         score = float(np.mean(validate(students)))
@@ -167,17 +175,18 @@ def _train_stacked(model: nn.Module, together: bool | None) -> bool:
 class _Objective(nn.Module):
     """The loss of one student as a module, so that ``functional_call`` reaches the student inside."""
 
-    def __init__(self, student: nn.Module, loss: Loss, *, spread: bool) -> None:
+    def __init__(self, student: nn.Module, loss: Loss, *, spread: bool, per_task: bool) -> None:
         super().__init__()
-        self.student, self.loss, self.spread = student.train(), loss, spread
+        self.student, self.loss, self.spread, self.per_task = student.train(), loss, spread, per_task
         self.takes_progress = "progress" in inspect.signature(loss).parameters
 
     def forward(self, batches: list[tuple[Tensor, ...]], progress: Tensor) -> Tensor:
         extra = {"progress": progress} if self.takes_progress else {}
         value = self.loss(self.student, *(batches[0] if self.spread else batches), **extra)
-        if not isinstance(value, Tensor) or value.ndim:
+        if not isinstance(value, Tensor) or value.ndim != self.per_task or not value.numel():
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss: expected a scalar tensor, got {shape}")
+            expected = "a loss per task, (K,), because of combine" if self.per_task else "a scalar tensor"
+            raise ValueError(f"loss: expected {expected}, got {shape}")
         return value
 
 
@@ -189,6 +198,8 @@ class _Job:
     sources: list[Source]
     orders: list[Tensor]  # per source: (steps, S, batch_size)
     seeds: list[int]
+    combine: Combine | None
+    shared: list[bool]  # which parameters several tasks reach
     step_once: Callable[..., tuple[list[Tensor], Tensor]] | None  # traced; none: one seed after the other
 
     @property
@@ -207,6 +218,21 @@ class _Job:
         names = [name for name, parameter in self.objectives[0].named_parameters() if parameter.requires_grad]
         return names, [stacked.pop(name) for name in names], stacked
 
+    def combined(self, gradients: list[Tensor], losses: Tensor) -> list[Tensor]:
+        """Make one gradient (S, …) per parameter of the tasks' gradients, each (S, K, …)."""
+        shared = [one.flatten(2) for one, is_shared in zip(gradients, self.shared, strict=True) if is_shared]
+        direction = self.combine(torch.cat(shared, dim=2), losses)
+        expected = (len(self.seeds), sum(one.shape[2] for one in shared))
+        if not isinstance(direction, Tensor) or direction.shape != expected:
+            got = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+            raise ValueError(f"combine: expected it to return a direction per seed, {expected}, got {got}")
+        pieces = iter(direction.split([one.shape[2] for one in shared], dim=1))
+        # Contiguous, because the fused optimiser reads the numbers as they lie in memory.
+        return [
+            next(pieces).reshape(one.shape[:1] + one.shape[2:]).contiguous() if is_shared else one.sum(dim=1)
+            for one, is_shared in zip(gradients, self.shared, strict=True)
+        ]
+
 
 def _prepare(
     make_student: Callable[[], nn.Module],
@@ -216,6 +242,7 @@ def _prepare(
     seeds: int | Sequence[int] = 10,
     steps: int = 600,
     batch_size: int = 64,
+    combine: Combine | None = None,
     together: bool | None = None,
 ) -> _Job:
     """Check the arguments of ``fit``, make the students, try the loss once, and trace it."""
@@ -226,16 +253,25 @@ def _prepare(
     models = [_make(make_student, seed, sources[0].device) for seed in numbers]
     if len({id(model) for model in models}) < len(models):
         raise ValueError("make_student: expected a new module at every call, got the same one twice")
+    if combine is not None and not callable(combine):
+        raise TypeError(f"combine: expected a function of gradients and losses, got {type(combine).__name__}")
+    kind = {"spread": isinstance(data, Source), "per_task": combine is not None}
     job = _Job(
-        objectives=[_Objective(model, loss, spread=isinstance(data, Source)) for model in models],
+        objectives=[_Objective(model, loss, **kind) for model in models],
         sources=sources,
         orders=[source.orders(numbers, steps, batch_size, number) for number, source in enumerate(sources)],
         seeds=numbers,
+        combine=combine,
+        shared=[],
         step_once=None,
     )
     together = _train_stacked(models[0], together)
+    if combine is not None and not together:
+        raise ValueError(
+            "combine: expected students that are trained together, got convolutions, buffers or together=False"
+        )
     with _own_randomness(job):
-        _rehearse(job)
+        job = replace(job, shared=_rehearse(job))
         return replace(job, step_once=_traced(job)) if together else job
 
 
@@ -255,12 +291,42 @@ def _own_randomness(job: _Job) -> Iterator[None]:
         yield
 
 
-def _rehearse(job: _Job) -> None:
-    """Compute one loss as plain PyTorch does, so that a mistake in it shows as a plain error."""
-    objective = copy.deepcopy(job.objectives[0])  # the student's running averages, if any, stay as they are
-    value = objective([tuple(tensor[0] for tensor in batch) for batch in job.batches(0)], job.progress()[0])
+def _rehearse(job: _Job) -> list[bool]:
+    """Compute one loss as plain PyTorch does, so that a mistake in it shows as a plain error.
+
+    Returns which parameters several tasks reach (of a single task: it); nothing without ``combine``.
+    """
+    value, parameters = _first_loss(job, 0)
     if not value.requires_grad:
         raise ValueError("loss: expected a value that depends on the student, got one without gradient")
+    if job.combine is None:
+        return []
+    reached = _reached(value, parameters)
+    for place in range(1, len(job.seeds)):  # in the first batch of one seed, a task may have no example
+        reached |= _reached(*_first_loss(job, place))
+    shared = (reached.sum(dim=0) >= min(2, len(value))).tolist()
+    if not any(shared):
+        raise ValueError("loss: expected tasks that share parameters, because of combine, got none that do")
+    return shared
+
+
+def _first_loss(job: _Job, place: int) -> tuple[Tensor, list[nn.Parameter]]:
+    """Return the loss of one student's first batch, and what is trained."""
+    objective = copy.deepcopy(job.objectives[place])  # the student's running averages, if any, stay as they are
+    batches = [tuple(tensor[place] for tensor in batch) for batch in job.batches(0)]
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    return objective(batches, job.progress()[0]), parameters
+
+
+def _reached(value: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """Return which task's loss depends on which parameter, (K, number of parameters).
+
+    A nan sent back from one task arrives at what it depends on, a zero from the others stays zero.
+    (Stacked losses send a gradient to everything, so that none being ``None`` says nothing.)
+    """
+    probes = torch.where(torch.eye(len(value), device=value.device) > 0, torch.nan, 0).to(value)
+    found = [torch.autograd.grad(value, parameters, one, retain_graph=True, allow_unused=True) for one in probes]
+    return torch.tensor([[one is not None and bool(one.isnan().any()) for one in task] for task in found])
 
 
 def _traced(job: _Job) -> torch.fx.GraphModule:
@@ -273,7 +339,12 @@ def _traced(job: _Job) -> torch.fx.GraphModule:
         values_by_name = dict(zip(names, values, strict=True))
         return functional_call(job.objectives[0], values_by_name | fixed, (batches, progress))
 
-    gradient = vmap(grad_and_value(one), in_dims=(0, 0, 0, None), randomness="different")
+    def one_twice(*arguments: Any) -> tuple[Tensor, Tensor]:
+        value = one(*arguments)
+        return value, value
+
+    of_one = grad_and_value(one) if job.combine is None else jacrev(one_twice, has_aux=True)
+    gradient = vmap(of_one, in_dims=(0, 0, 0, None), randomness="different")
     # Fake tensors: shapes without values, twice as quick to trace. A loss may still hold real ones of its own.
     traced = make_fx(gradient, tracing_mode="fake", _allow_non_fake_inputs=True)(
         parameters, frozen, job.batches(0), job.progress()[0]
@@ -289,11 +360,25 @@ def _train_together(job: _Job, make_optimiser: Callable[..., torch.optim.Optimiz
     losses = torch.empty(job.steps, len(job.seeds), device=progress.device)
     with torch.no_grad(), one_thread():
         for step in _watched(job.steps, losses, job.seeds, bar):
-            gradients, losses[step] = job.step_once(parameters, frozen, job.batches(step), progress[step])
+            gradients, values = job.step_once(parameters, frozen, job.batches(step), progress[step])
+            losses[step] = values.reshape(len(values), -1).sum(dim=1)
+            if job.combine is not None:
+                gradients = _combined(job, gradients, values, step)
             for parameter, value in zip(parameters, gradients, strict=True):
                 parameter.grad = value
             optimiser.step()
     return _students(job.objectives, dict(zip(names, parameters, strict=True)) | frozen, losses, job, stacked=True)
+
+
+def _combined(job: _Job, gradients: list[Tensor], losses: Tensor, step: int) -> list[Tensor]:
+    try:
+        return job.combined(gradients, losses)
+    except ValueError as error:  # a combine that refuses nan, which came from a student's own numbers
+        finite = torch.stack([one.flatten(1).isfinite().all(dim=1) for one in [*gradients, losses]]).all(dim=0)
+        if finite.all():
+            raise
+        seed = job.seeds[finite.tolist().index(False)]
+        raise _diverged(seed, "refused: " + str(error), step, job.steps) from error
 
 
 def _drop_idle_views(traced: torch.fx.GraphModule) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ctkd_lessons.conflict import pcgrad, task_gradients
 from ctkd_lessons.course.examine import examine
 from ctkd_lessons.course.exercises import MODULES, of_lesson
 from ctkd_lessons.data import digits, scenes
@@ -18,7 +19,7 @@ from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.soft_targets import kd_loss
 from ctkd_lessons.training import Source, fit
 
-SEEDS, STEPS, BATCH = 10, 600, 64
+SEEDS, STEPS, BATCH, TASKS = 10, 600, 64, 8
 DATA = digits.load(SEEDS)
 
 
@@ -48,6 +49,65 @@ def plainest_loop(make: Callable[[], nn.Module], seed: int, steps: int) -> None:
         optimiser.zero_grad()
         F.cross_entropy(model(images[rows]), labels[rows]).backward()
         optimiser.step()
+
+
+class ManyHeads(nn.Module):
+    """A trunk that all tasks share, and a head for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.heads = mlp([64, 64, 64]), nn.ModuleList(nn.Linear(64, 2) for _ in range(TASKS))
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    def losses(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Return a loss per task: is the digit k?"""
+        h = self.trunk(DATA.images[rows]).relu()
+        return [F.cross_entropy(head(h), (DATA.labels[rows] == k).long()) for k, head in enumerate(self.heads)]
+
+    def own_parts(self, losses: list[torch.Tensor]) -> None:
+        """Give each head the gradient of its own loss."""
+        parameters = list(self.heads.parameters())
+        found = torch.autograd.grad(sum(losses), parameters, retain_graph=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+
+    def step_along(self, direction: torch.Tensor) -> None:
+        """Take an optimiser step with this gradient for the trunk."""
+        parameters = list(self.trunk.parameters())
+        pieces = direction.split([parameter.numel() for parameter in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+        self.optimiser.step()
+
+
+def quick_surgery(model: ManyHeads) -> None:
+    """Take 100 PCGrad steps: one batched backward, then K × K numbers."""
+    for _ in range(100):
+        losses = model.losses(torch.randint(1000, (BATCH,)))
+        model.own_parts(losses)
+        gradients = task_gradients(torch.stack(losses), list(model.trunk.parameters()))
+        model.step_along(pcgrad(gradients, torch.rand(TASKS, TASKS).argsort(dim=1)))
+
+
+def plain_surgery(model: ManyHeads) -> None:
+    """Take 100 PCGrad steps as the paper writes them: K backward passes, a double loop on P numbers."""
+    for _ in range(100):
+        losses, gradients = model.losses(torch.randint(1000, (BATCH,))), []
+        model.optimiser.zero_grad()
+        for loss in losses:  # each head's gradient is that of its own loss
+            for parameter in model.trunk.parameters():
+                parameter.grad = None
+            loss.backward(retain_graph=True)
+            gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.trunk.parameters()]))
+        total = torch.zeros_like(gradients[0])
+        for i, gradient in enumerate(gradients):
+            rest = gradient.clone()
+            for j in torch.randperm(TASKS).tolist():
+                product = rest @ gradients[j]
+                if j != i and product < 0:
+                    rest -= product / gradients[j].square().sum() * gradients[j]
+            total += rest
+        model.step_along(total)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -87,6 +147,12 @@ def main() -> None:
         "distillation with cached teacher outputs / cross-entropy, in fit",
         lambda: fit(small, from_soft, soft, steps=STEPS),
         lambda: fit(small, from_labels, train, steps=STEPS),
+    )
+    model = ManyHeads()
+    ratio(
+        f"100 PCGrad steps of {TASKS} tasks, a loop over tasks / one batched backward (at least 2)",
+        partial(plain_surgery, model),
+        partial(quick_surgery, model),
     )
     compose = partial(scenes.compose, DATA.images, DATA.labels, 5000, side=16)
     for clutter in scenes.CLUTTER:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ctkd_lessons import conflict
 from ctkd_lessons.data import digits
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.seeds import stream
@@ -259,3 +260,188 @@ def test_a_loss_that_refuses_nan_counts_as_divergence_too():
     data = Source(torch.rand(32, 64), torch.zeros(32))
     with pytest.raises(FloatingPointError, match=r"seed \d+ is (inf|nan|refused)"):
         fit(make, loss, data, seeds=2, steps=300, learning_rate=1e30)
+
+
+# --- fit(…, combine=…): one gradient per task ----------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """A trunk that both tasks share, and a head for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(64, 12), nn.Tanh())
+        self.digit, self.parity = nn.Linear(12, 10), nn.Linear(12, 2)
+
+
+def each_task(model, x, y):
+    h = model.trunk(x)
+    return torch.stack([F.cross_entropy(model.digit(h), y), 3 * F.cross_entropy(model.parity(h), y % 2)])
+
+
+def both_tasks(model, x, y):
+    return each_task(model, x, y).sum()
+
+
+def added_up(gradients, losses):
+    return gradients.sum(dim=1)
+
+
+def surgery(gradients, losses):
+    """PCGrad, in the order of the tasks."""
+    order = torch.arange(gradients.shape[1]).expand(len(gradients), gradients.shape[1], gradients.shape[1])
+    return torch.func.vmap(conflict.pcgrad)(gradients, order)
+
+
+SHARED_PART, HEADS = ["trunk.0.weight", "trunk.0.bias"], ["digit.weight", "digit.bias", "parity.weight", "parity.bias"]
+
+
+def test_gradients_added_up_train_like_the_sum_of_the_losses():
+    options = {"seeds": 4, "steps": 40, "learning_rate": 1e-2, "weight_decay": 0.1}
+    separate = fit(TwoHeads, each_task, TRAIN, combine=added_up, **options)
+    plain = fit(TwoHeads, both_tasks, TRAIN, **options)
+    for place in range(4):
+        mine, theirs = ({n: p[place] for n, p in fitted.parameters.items()} for fitted in (separate, plain))
+        assert largest_difference(mine, theirs) < 1e-4
+    assert torch.allclose(separate.losses, plain.losses, atol=1e-4)
+
+
+def test_combine_equals_a_plain_loop_seed_by_seed():
+    """Each seed has images of its own: gradients given to another seed would show."""
+    own = torch.rand(4, 1797, 64, generator=torch.Generator().manual_seed(0))
+    source = Source(DATA.labels, rows=DATA.train, per_seed=[own])
+    loss = lambda model, y, x: each_task(model, x, y)
+    fitted = fit(TwoHeads, loss, source, seeds=4, steps=25, batch_size=16, learning_rate=1e-2, combine=surgery)
+    order = torch.arange(2).expand(2, 2)
+    for place, seed in enumerate(DATA.seeds):
+        with torch.random.fork_rng():
+            torch.manual_seed(stream(seed, "weights"))
+            model = TwoHeads()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+        for rows in source.order(place, seed, 25, 16, 0):
+            losses = each_task(model, own[place, rows], DATA.labels[rows])
+            optimiser.zero_grad()
+            losses.sum().backward(retain_graph=True)
+            direction = conflict.pcgrad(conflict.task_gradients(losses, model.trunk.parameters()), order)
+            for parameter, value in zip(model.trunk.parameters(), direction.split([64 * 12, 12]), strict=True):
+                parameter.grad = value.view_as(parameter)
+            optimiser.step()
+        for name, value in model.named_parameters():
+            assert torch.allclose(fitted.parameters[name][place], value, atol=1e-4), (seed, name)
+
+
+def test_combine_sees_every_seed_and_task_and_its_answer_reaches_that_seed():
+    seen = []
+
+    def only_the_third(gradients, losses):
+        seen.append((gradients.shape, losses.clone()))
+        return gradients.sum(dim=1) * (torch.arange(4) == 2).view(4, 1)
+
+    fitted = fit(TwoHeads, each_task, TRAIN, seeds=4, steps=8, combine=only_the_third)
+    untrained = fit(TwoHeads, both_tasks, TRAIN, seeds=4, steps=1, learning_rate=1e-30)
+    for name in SHARED_PART:
+        moved = (fitted.parameters[name] != untrained.parameters[name]).flatten(1).any(dim=1)
+        assert moved.tolist() == [False, False, True, False]
+    for name in HEADS:  # what one task alone reaches follows its gradient
+        assert (fitted.parameters[name] != untrained.parameters[name]).flatten(1).any(dim=1).all()
+    assert {shape for shape, _ in seen} == {(4, 2, 64 * 12 + 12)}
+    assert torch.allclose(torch.stack([losses.sum(1) for _, losses in seen], 1), fitted.losses)
+
+
+def test_a_single_task_shares_with_itself():
+    single = fit(SMALL, lambda model, x, y: from_labels(model, x, y)[None], TRAIN, seeds=4, steps=20, combine=added_up)
+    assert largest_difference(single.parameters, fit(SMALL, from_labels, TRAIN, seeds=4, steps=20).parameters) < 1e-5
+
+
+def test_frozen_parameters_stay_with_combine():
+    def make():
+        model = TwoHeads()
+        model.trunk[0].bias.requires_grad_(False)
+        return model
+
+    fitted = fit(make, each_task, TRAIN, seeds=4, steps=3, combine=surgery)
+    untrained = fit(TwoHeads, both_tasks, TRAIN, seeds=4, steps=1, learning_rate=1e-30)
+    assert torch.equal(fitted.parameters["trunk.0.bias"], untrained.parameters["trunk.0.bias"])
+
+
+class Fading:
+    """Counts its steps and gives the second task less weight at each."""
+
+    steps = 0
+
+    def __call__(self, gradients, losses):
+        self.steps += 1
+        return gradients[:, 0] + gradients[:, 1] / self.steps
+
+
+def test_tuned_gives_each_training_a_state_of_its_own():
+    state, seen = Fading(), []
+    keep = lambda students: seen.append(students) or [0.0]
+    options = {"seeds": 4, "steps": 6}
+    tuned(TwoHeads, each_task, TRAIN, validate=keep, learning_rates=(1e-3, 1e-2), combine=state, **options)
+    assert state.steps == 0
+    for students, rate in zip(seen, (1e-3, 1e-2), strict=True):
+        alone = fit(TwoHeads, each_task, TRAIN, learning_rate=rate, combine=Fading(), **options)
+        assert all(torch.equal(alone.parameters[name], tensor) for name, tensor in students.parameters.items())
+
+
+def test_a_combine_that_refuses_nan_names_the_seed():
+    def one_at_a_time(gradients, losses):
+        return torch.stack([conflict.mgda(one)[1] for one in gradients])
+
+    poison = torch.zeros(4, 1797, 1)
+    poison[2] = torch.inf
+    loss = lambda model, x, p, progress: (model(x)[:, :2] + torch.where(progress >= 0.5, p, 0)).square().mean(0)
+    source = Source(DATA.images, per_seed=[poison])
+    with pytest.raises(FloatingPointError, match=f"seed {DATA.seeds[2]} is refused: gradients: .* at step 10 of 20"):
+        fit(SMALL, loss, source, seeds=4, steps=20, combine=one_at_a_time)
+    with pytest.raises(ValueError, match=r"^my own$"):
+        fit(TwoHeads, each_task, TRAIN, seeds=4, steps=2, combine=refusing)
+
+
+def refusing(gradients, losses):
+    raise ValueError("my own")
+
+
+def test_a_parameter_is_shared_whatever_the_first_batch_holds():
+    """The second task has few examples: none in the first batch of some seeds."""
+    rare = (torch.arange(1797) % 40 == 0).float()
+    shapes = set()
+
+    def loss(model, x, y, known):
+        h = model.trunk(x)
+        second = torch.where(known > 0, F.cross_entropy(model.parity(h), y % 2, reduction="none"), 0)
+        return torch.stack([F.cross_entropy(model.digit(h), y), second.sum() / known.sum().clamp(min=1)])
+
+    def look(gradients, losses):
+        shapes.add(tuple(gradients.shape))
+        return surgery(gradients, losses)
+
+    source = Source(DATA.images, DATA.labels, rare, rows=DATA.train)
+    fitted = fit(TwoHeads, loss, source, seeds=4, steps=60, batch_size=16, combine=look)
+    assert shapes == {(4, 2, 64 * 12 + 12)}
+    assert torch.isfinite(fitted.losses).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "names"),
+    [
+        ({"combine": "sum"}, TypeError, "combine: expected a function of gradients and losses, got str"),
+        ({"loss": both_tasks}, ValueError, r"loss: expected a loss per task, \(K,\), because of combine, got \(\)"),
+        ({"loss": lambda model, x, y: model.digit(model.trunk(x))}, ValueError, r"loss: .* got \(64, 10\)"),
+        ({"loss": lambda model, x, y: each_task(model, x, y)[:0]}, ValueError, r"loss: .* got \(0,\)"),
+        ({"combine": None}, ValueError, r"loss: expected a scalar tensor, got \(2,\)"),
+        ({"combine": lambda g, losses: g}, ValueError, r"combine: .* per seed, \(4, 780\), got \(4, 2, 780\)"),
+        ({"combine": lambda g, losses: g.sum((0, 1))}, ValueError, r"combine: expected .* got \(780,\)"),
+        ({"combine": lambda g, losses: None}, ValueError, "combine: expected .* got NoneType"),
+        ({"together": False}, ValueError, "combine: expected students that are trained together, got convolutions, bu"),
+        ({"make_student": partial(conv, [2], 10)}, ValueError, "combine: .* got convolutions"),
+        ({"make_student": lambda: nn.Sequential(nn.Linear(64, 2), nn.BatchNorm1d(2))}, ValueError, "combine: .* buff"),
+        ({"loss": lambda model, x, y: torch.stack([model.digit.weight.sum(), model.parity.bias.sum()])}, ValueError,
+         "loss: expected tasks that share parameters, because of combine, got none that do"),
+    ],
+)  # fmt: skip
+def test_bad_combine_says_so(change, error, names):
+    arguments = {"make_student": TwoHeads, "loss": each_task, "data": TRAIN, "combine": added_up} | change
+    with pytest.raises(error, match=names):
+        fit(arguments.pop("make_student"), arguments.pop("loss"), arguments.pop("data"), seeds=4, steps=2, **arguments)
