@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ctkd_lessons import soft_targets
 from ctkd_lessons.course import exercises
 from ctkd_lessons.course.check import CheckFailed, _marked_up, check
-from ctkd_lessons.course.examine import differs, examine, observe
+from ctkd_lessons.course.examine import cases_of, differs, examine, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
 from ctkd_lessons.course.lessons import find as find_lesson
 from ctkd_lessons.features import activations, distance_loss, hint_loss, similarity_loss
@@ -21,10 +21,6 @@ COMBINATIONS = [
     for group in exercise.combinations()
 ]
 every_exercise = pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
-
-
-def cases_of(exercise, seed=0):
-    return exercise.inputs(np.random.default_rng(seed))
 
 
 def same_behaviour(exercise, left, right):

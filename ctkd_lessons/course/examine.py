@@ -10,6 +10,7 @@ import inspect
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress, permutations
 from types import CodeType
 from zlib import crc32
@@ -54,9 +55,14 @@ def examine(exercise: Exercise, answer: Answer, seed: int = 0) -> Finding:
     if not callable(answer):
         headline = f"`{exercise.name}` should be a function; this is of type {type(answer).__name__}."
         return Finding(exercise, "wrong", headline, details=("Run the cell that defines it, then check again.",))
-    cases = exercise.inputs(np.random.default_rng([seed, crc32(exercise.id.encode())]))
-    seen = [observe(exercise, answer, case) for case in cases]
-    return judge(exercise, cases, seen, answer)
+    seen = [observe(exercise, answer, case) for case in cases_of(exercise, seed)]
+    return judge(exercise, seen, answer, seed)
+
+
+@lru_cache(maxsize=256)
+def cases_of(exercise: Exercise, seed: int = 0) -> tuple[Case, ...]:
+    """Return the exercise's random inputs, drawn from ``seed``."""
+    return tuple(exercise.inputs(np.random.default_rng([seed, crc32(exercise.id.encode())])))
 
 
 def observe(exercise: Exercise, answer: Answer, case: Case, seed: int = 0) -> Observation:
@@ -70,12 +76,16 @@ def observe(exercise: Exercise, answer: Answer, case: Case, seed: int = 0) -> Ob
         return {"raised": type(error).__name__, "message": str(error), "line": _line_of(answer, error)}
 
 
-def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation], answer: Answer | None) -> Finding:
-    """Judge observations, wherever they were made; ``answer`` is needed for the properties only."""
+def judge(exercise: Exercise, seen: Sequence[Observation], answer: Answer | None, seed: int = 0) -> Finding:
+    """Judge observations of ``cases_of(exercise, seed)``, wherever they were made.
+
+    ``answer`` is needed for the properties only.
+    """
     # The stub raises it without a word; torch's own NotImplementedErrors say what is missing.
     if all(one.get("raised") == "NotImplementedError" and not one["message"] for one in seen):
         return Finding(exercise, "not attempted", f"`{exercise.name}` is not attempted yet.")
-    expected = [observe(exercise, exercise.reference, case) for case in cases]
+    cases = cases_of(exercise, seed)
+    expected = [_of_variant(exercise, None, seed, place) for place in range(len(cases))]
     right = [differs(want, got) is None for want, got in zip(expected, seen, strict=True)]
     if all(right):
         broken = [p.says for p in exercise.properties if answer is not None and not _holds(p, answer)]
@@ -89,7 +99,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
         headline = "Your function gives another value on a second call with the same arguments."
         advice = "Does it make a layer with random weights of its own? Everything it needs stands in its arguments."
         return Finding(exercise, "wrong", headline, details=(advice,))
-    mistakes, variant = _recognise(exercise, cases, expected, seen)
+    mistakes, variant = _recognise(exercise, expected, seen, seed)
     first = right.index(False)
     difference = differs(expected[first], seen[first])
     where = f"Input {first + 1} of {len(cases)}: {_describe(cases[first])}."
@@ -105,7 +115,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], seen: Sequence[Observation]
     sentence = _sentence(difference, expected[first], seen[first])
     if slip:
         return Finding(exercise, "wrong", slip, details=(sentence, where))
-    partly = _recognise_in_part(exercise, cases[first], expected[first], seen[first])
+    partly = _recognise_in_part(exercise, expected, seen, seed, first)
     what = " and ".join(mistake.says for mistake in partly)
     hints = tuple(mistake.hint for mistake in partly)
     if partly and not any(right):
@@ -156,8 +166,15 @@ def _is_random(exercise: Exercise, answer: Answer, case: Case) -> bool:
     return varies == [False, True]
 
 
+@lru_cache(maxsize=8192)
+def _of_variant(exercise: Exercise, mistakes: tuple[Mistake, ...] | None, seed: int, place: int) -> Observation:
+    """Return what the known wrong answer, or the right one, gives on one case: once, for a learner checks often."""
+    answer = exercise.reference if mistakes is None else exercise.variant(*mistakes)
+    return observe(exercise, answer, cases_of(exercise, seed)[place])
+
+
 def _recognise(
-    exercise: Exercise, cases: Sequence[Case], expected: Sequence[Observation], seen: Sequence[Observation]
+    exercise: Exercise, expected: Sequence[Observation], seen: Sequence[Observation], seed: int
 ) -> tuple[tuple[Mistake, ...], Sequence[Observation]]:
     """Return the known mistakes that explain the observations, and what these mistakes alone give.
 
@@ -165,12 +182,11 @@ def _recognise(
     """
     in_value: tuple[tuple[Mistake, ...], Sequence[Observation]] = ((), ())
     for mistakes in exercise.combinations():
-        wrong = exercise.variant(*mistakes)
-        variant = [observe(exercise, wrong, cases[0])]
+        variant = [_of_variant(exercise, mistakes, seed, 0)]
         # Most variants are out after one input; the others are worth all of them.
         if differs(variant[0], seen[0]) is not None and not _equal_values(variant, seen[:1]):
             continue
-        variant += [observe(exercise, wrong, case) for case in cases[1:]]
+        variant += [_of_variant(exercise, mistakes, seed, place) for place in range(1, len(seen))]
         if all(differs(a, b) is None for a, b in zip(variant, seen, strict=True)):
             return mistakes, variant
         if not in_value[0] and _equal_values(variant, seen) and not _equal_values(variant, expected):
@@ -178,12 +194,14 @@ def _recognise(
     return in_value
 
 
-def _recognise_in_part(exercise: Exercise, case: Case, expected: Observation, seen: Observation) -> tuple[Mistake, ...]:
+def _recognise_in_part(
+    exercise: Exercise, expected: Sequence[Observation], seen: Sequence[Observation], seed: int, place: int
+) -> tuple[Mistake, ...]:
     """Return the known mistakes that explain one input, for an answer that none explains on all."""
     for mistakes in exercise.combinations():
-        variant = observe(exercise, exercise.variant(*mistakes), case)
-        equal = _equal_values([variant], [seen]) and not _equal_values([variant], [expected])
-        if equal or differs(variant, seen) is None:
+        variant = _of_variant(exercise, mistakes, seed, place)
+        equal = _equal_values([variant], [seen[place]]) and not _equal_values([variant], [expected[place]])
+        if equal or differs(variant, seen[place]) is None:
             return mistakes
     return ()
 
