@@ -133,15 +133,17 @@ def pcgrad(gradients: Tensor, order: Tensor) -> Tensor:
     rows, largest = _scaled(gradients)
     cosines, lengths = _angles(rows)
     _expect_order(order, len(rows))
-    itself = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-    turns = order.mT
-    partners = itself[turns] * (1 - itself)  # (turn, task, K); itself is no partner
-    # Row i holds what is left of g_i as a mixture of the K unit vectors; a projection changes one number of it.
-    mixture = lengths * largest * itself
-    for cosine, partner in zip(cosines[turns].unbind(), partners.unbind(), strict=True):
-        along = (mixture * cosine).sum(dim=1, keepdim=True)  # the length of what is left along the partner
-        mixture = mixture - along.clamp(max=0) * partner
-    return (mixture.sum(dim=0) / lengths @ rows).to(gradients.dtype)
+    turns = order.mT  # (turn, task): which task each one meets
+    others = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+    others = others[turns] * (1 - others)  # (turn, task, K): 1 for the task that is met, unless it is itself
+    steps = cosines[turns] * others.sum(dim=2, keepdim=True)
+    sizes = lengths * largest.squeeze(1)
+    left, taken = sizes.unsqueeze(1) * cosines, []  # left[i, j]: how long what is left of g_i is along g_j
+    for turn, step in zip(turns.unsqueeze(2).unbind(), steps.unbind(), strict=True):
+        taken.append(left.gather(1, turn).clamp(max=0))
+        left = torch.addcmul(left, taken[-1], step, value=-1)
+    mixture = sizes - (torch.stack(taken) * others).sum(dim=(0, 1))  # of unit vectors
+    return (mixture / lengths @ rows).to(gradients.dtype)
 
 
 @torch.no_grad()
