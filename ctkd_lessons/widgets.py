@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctkd_lessons import expect, plotting
+from ctkd_lessons.conflict import cagrad, mgda, pcgrad
 from ctkd_lessons.cross_task import fit_transfer_map, procrustes
 from ctkd_lessons.data.scenes import Scenes
 from ctkd_lessons.features import activations, attention_map
+from ctkd_lessons.multi_task import annealed_targets, fuse_answers
 from ctkd_lessons.pipeline import box_iou, mask_iou, to_boxes
 from ctkd_lessons.soft_targets import soften
 
@@ -275,3 +277,143 @@ def _draw_scene(
     title = f"{name}: {outputs['class'][place].argmax()}\n{scores}"
     plotting.scene(axes, scenes.images[place], box, mask, title)
     axes.title.set_fontsize(9)
+
+
+def target_viewer(scenes: Scenes, outputs: Mapping[str, Tensor]) -> None:
+    """Show how two teachers' class answers and the label become one target, with sliders for both mixtures.
+
+    ``scenes``: n scenes of one seed; ``outputs``: two teachers, name → (n, C) logits.
+    """
+    if len(outputs) != 2:
+        raise ValueError(f"outputs: expected two teachers, got {list(outputs)}")
+    for name, logits in outputs.items():
+        expect.logits(f"outputs[{name!r}]", logits, ndim=2)
+        expect.labels("scenes.labels", scenes.labels, examples=len(logits), classes=logits.shape[1])
+    twin, axes = plotting.new(1, 6, size=(11, 2.2))
+    _draw_said(axes[0, :3], scenes, outputs, place=0)
+    for one, progress in zip(axes[0, 3:], (0.0, 0.5, 1.0), strict=True):
+        _draw_target(one, scenes, outputs, 0, share=0.5, progress=progress)
+    plotting.show(
+        twin,
+        f"A scene with a {scenes.labels[0]}, what two teachers say about its class, and the target made of both: at "
+        "λ = 0 their mean, at λ = 1 the label alone.",
+    )
+
+    names = [(f"scene {place + 1}: a {label}", place) for place, label in enumerate(scenes.labels.tolist())]
+    which = ipywidgets.Dropdown(options=names, description="scene")
+    share = ipywidgets.FloatSlider(
+        value=0.5, max=1, step=0.05, description=f"share of {next(iter(outputs))}", style=WHOLE
+    )
+    progress = ipywidgets.FloatSlider(value=0.0, max=1, step=0.05, description="progress λ", style=WHOLE)
+    picture = ipywidgets.Image(format="png", layout={"width": "760px"})
+    picture.add_class("ctkd-target")
+
+    def redraw(_: object = None) -> None:
+        figure, axes = plotting.new(1, 4, size=(8, 2.2))
+        _draw_said(axes[0, :3], scenes, outputs, which.value)
+        _draw_target(axes[0, 3], scenes, outputs, which.value, share=share.value, progress=progress.value)
+        picture.value = plotting.png(figure)
+
+    for control in (which, share, progress):
+        control.observe(redraw, names="value")
+    redraw()
+    display(ipywidgets.VBox([ipywidgets.HBox([which, share, progress]), picture]))
+
+
+def _draw_said(axes: Sequence[Axes], scenes: Scenes, outputs: Mapping[str, Tensor], place: int) -> None:
+    """Draw a scene and, beside it, each teacher's class probabilities."""
+    label = f"true: {scenes.labels[place]}"
+    plotting.scene(axes[0], scenes.images[place], scenes.boxes[place], scenes.masks[place], label, "green")
+    for one, (name, logits) in zip(axes[1:], outputs.items(), strict=True):
+        one.bar(range(logits.shape[1]), soften(logits[place]).numpy(force=True), color=plotting.COLOURS["grey"])
+        one.set(title=name, ylim=(0, 1), xticks=range(logits.shape[1]))
+
+
+def _draw_target(
+    axes: Axes, scenes: Scenes, outputs: Mapping[str, Tensor], place: int, *, share: float, progress: float
+) -> None:
+    """Draw the class target that two teachers and the label make together."""
+    one_scene = [{"class": logits[place : place + 1]} for logits in outputs.values()]
+    fused = fuse_answers(one_scene, [share, 1 - share])["class"]
+    target = annealed_targets(fused, scenes.labels[place : place + 1], progress)[0]
+    axes.bar(range(len(target)), target.numpy(force=True), color=plotting.COLOURS["blue"])
+    axes.set(title=f"target, λ = {progress:.2g}", ylim=(0, 1), xticks=range(len(target)))
+
+
+def gradient_plane() -> None:
+    """Show two gradients in the plane, each method's direction, and what either task gains by it.
+
+    Sliders: the angle between the gradients, their lengths, and how far CAGrad may leave the mean. The
+    gain is the loss that a task loses per unit of the step's length, g_i · d / ‖d‖.
+    """
+    twin, axes = plotting.new(2, 2, size=(6, 4.8))
+    for column, state in enumerate(((125, 1.0, 1.0), (125, 1.0, 4.0))):
+        _draw_plane(axes[:, column], *state, c=0.5)
+    plotting.show(
+        twin,
+        "Two gradients at 125 degrees and the directions of sum, PCGrad, MGDA and CAGrad, above their gains. With "
+        "equal lengths all agree. With lengths 1 and 4, the sum makes task 1 worse, and MGDA serves both tasks alike.",
+    )
+
+    angle = ipywidgets.IntSlider(value=125, min=0, max=179, description="angle in degrees", style=WHOLE)
+    first, second = (
+        ipywidgets.FloatLogSlider(value=value, base=10, min=-1, max=1, step=0.05, description=name, style=WHOLE)
+        for name, value in {"length of g₁": 1, "length of g₂": 4}.items()
+    )
+    c = ipywidgets.FloatSlider(value=0.5, min=0, max=2, step=0.05, description="c of CAGrad", style=WHOLE)
+    picture = ipywidgets.Image(format="png", layout={"width": "620px"})
+    picture.add_class("ctkd-gradients")
+
+    def redraw(_: object = None) -> None:
+        figure, axes = plotting.new(1, 2, size=(8, 4))
+        _draw_plane(axes[0], angle.value, first.value, second.value, c=c.value)
+        picture.value = plotting.png(figure)
+
+    for control in (angle, first, second, c):
+        control.observe(redraw, names="value")
+    redraw()
+    display(ipywidgets.VBox([ipywidgets.HBox([angle, first, second]), ipywidgets.HBox([c]), picture]))
+
+
+def _directions(gradients: Tensor, c: float) -> dict[str, Tensor]:
+    """Return the direction that each method makes of two gradients, at the scale of their mean."""
+    order = torch.tensor([[0, 1], [0, 1]])  # of two tasks each meets one other: any order is the same
+    return {
+        "sum": gradients.mean(dim=0),
+        "PCGrad": pcgrad(gradients, order) / 2,
+        "MGDA": mgda(gradients)[1],
+        "CAGrad": cagrad(gradients, c)[1],
+    }
+
+
+def _draw_plane(axes: Sequence[Axes], angle: float, first: float, second: float, *, c: float) -> None:
+    """Draw two gradients with the methods' directions on the first axes, the tasks' gains on the second."""
+    turn = math.radians(angle)
+    gradients = torch.tensor([[first, 0.0], [second * math.cos(turn), second * math.sin(turn)]], dtype=torch.float64)
+    directions = _directions(gradients, c)
+    styles = dict(zip(directions, zip(plotting.COLOURS.values(), ("-", "--", "-.", ":"), strict=False), strict=True))
+    for place, (x, y) in enumerate(gradients.tolist()):
+        axes[0].annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2})
+        axes[0].annotate(f"g{'₁₂'[place]}", (x, y), xytext=(4, 4), textcoords="offset points")
+    for name, direction in directions.items():
+        colour, dash = styles[name]
+        axes[0].plot([0, direction[0]], [0, direction[1]], dash, color=colour, linewidth=2, label=name)
+        axes[0].plot(*direction, marker="o", color=colour, markersize=5)
+    reach = 1.15 * max(first, second)
+    axes[0].set(xlim=(-reach, reach), ylim=(-0.15 * reach, reach), aspect="equal")
+    axes[0].set_title(f"{angle:.0f}°, lengths {first:.2g} and {second:.2g}")
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=2, fontsize=8)
+    _draw_gains(axes[1], gradients, directions)
+
+
+def _draw_gains(axes: Axes, gradients: Tensor, directions: Mapping[str, Tensor]) -> None:
+    """Draw what each task gains per unit of the step's length: below zero, its loss grows."""
+    for task, (shift, colour, fill) in enumerate(((-0.2, "blue", True), (0.2, "orange", False))):
+        gains = [float(gradients[task] @ d / d.norm().clamp(min=1e-12)) for d in directions.values()]
+        places = np.arange(len(gains)) + shift
+        style = {"color" if fill else "edgecolor": plotting.COLOURS[colour], "fill": fill, "linewidth": 2}
+        axes.bar(places, gains, 0.36, label=f"task {task + 1}", **style)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(directions)), list(directions))
+    axes.set(title="gain per unit of step", ylim=(min(0, axes.get_ylim()[0]), 1.3 * axes.get_ylim()[1]))
+    axes.legend(loc="upper right", ncols=2, fontsize=8)

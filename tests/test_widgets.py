@@ -36,7 +36,12 @@ WIDGETS = {
     "scenes": lambda: widgets.scene_viewer(
         scenes.compose(torch.rand(10, 64), torch.arange(10), 5), {"one": answers(0), "two": answers(1)}
     ),
+    "targets": lambda: widgets.target_viewer(
+        scenes.compose(torch.rand(10, 64), torch.arange(10), 5),
+        {"one": answers(0)["class"], "two": answers(1)["class"]},
+    ),
     "confidence": lambda: widgets.confidence_slider({"sure": 3 * LOGITS, "unsure": LOGITS}, LABELS),
+    "gradients": widgets.gradient_plane,
 }
 
 
@@ -68,3 +73,15 @@ def test_attention_viewer_draws_at_the_ends_of_its_slider(erased):
     _, axes = plotting.new(1, 4)
     widgets._draw_erased(axes[0], IMAGES[0], networks()["teacher"], "2", erased)
     assert axes[0, 2].get_title() == f"{erased} places erased"
+
+
+def test_gradient_plane_puts_every_method_at_the_mean_for_two_equal_gradients():
+    for direction in widgets._directions(torch.tensor([[3.0, 0.0], [3.0, 0.0]]), c=0.0).values():
+        assert torch.allclose(direction, torch.tensor([3.0, 0.0]))
+
+
+@pytest.mark.parametrize("angle", [0, 179, 180])
+def test_gradient_plane_draws_gradients_in_line(angle):
+    _, axes = plotting.new(1, 2)
+    widgets._draw_plane(axes[0], angle, 1.0, 1.0, c=0.5)
+    assert np.isfinite([bar.get_height() for bar in axes[0, 1].patches]).all()

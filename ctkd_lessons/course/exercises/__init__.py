@@ -5,7 +5,15 @@ from importlib import import_module
 from ctkd_lessons.course.exercises.description import Exercise
 
 # Lesson number → the module of this folder that describes its exercises in a tuple EXERCISES.
-MODULES = {"01": "soft_targets", "02": "features", "03": "capacity", "04": "cross_task", "05": "pipeline"}
+MODULES = {
+    "01": "soft_targets",
+    "02": "features",
+    "03": "capacity",
+    "04": "cross_task",
+    "05": "pipeline",
+    "06": "multi_task",
+    "07": "conflict",
+}
 
 
 def of_lesson(number: str) -> tuple[Exercise, ...]:
