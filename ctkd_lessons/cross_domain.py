@@ -1,7 +1,8 @@
 """Distillation across domains: labels in the source, none in the target.
 
 Sources: Sun & Saenko 2016, "Deep CORAL"; Ganin et al. 2016, "Domain-Adversarial Training of Neural
-Networks" (DANN); Zou et al. 2018, "Unsupervised Domain Adaptation for Semantic Segmentation via
+Networks" (DANN); Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation"
+(MCD); Zou et al. 2018, "Unsupervised Domain Adaptation for Semantic Segmentation via
 Class-Balanced Self-Training"; Shi & Sha 2012, "Information-Theoretical Learning of Discriminative
 Clusters for Unsupervised Domain Adaptation" (choosing without labels).
 
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctkd_lessons import expect
+from ctkd_lessons.vectors import at_least_float32
 
 Domain = TypeVar("Domain")
 
@@ -47,8 +49,8 @@ def coral_loss(source: Tensor, target: Tensor) -> Tensor:
             f"target: expected {source.shape[1]} features of {source.dtype} as in source, "
             f"got {target.shape[1]} of {target.dtype}"
         )
-    difference = _covariance(source) - _covariance(target)
-    return difference.square().sum() / (4 * source.shape[1] ** 2)
+    difference = _covariance(at_least_float32(source)) - _covariance(at_least_float32(target))
+    return (difference.square().sum() / (4 * source.shape[1] ** 2)).to(source.dtype)
 
 
 def _covariance(features: Tensor) -> Tensor:
@@ -73,12 +75,11 @@ def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         expect.true(torch.isfinite(strength) & (strength >= 0), "strength: expected a finite number of at least 0")
     else:
         expect.number("strength", strength, low=0)
-    # Value: x. Gradient: −strength. Differentiable as often as one likes, and vmap needs no rule for it.
     return _Reversed.apply(x, torch.as_tensor(strength, dtype=x.dtype, device=x.device))
 
 
 class _Reversed(torch.autograd.Function):
-    generate_vmap_rule = True
+    generate_vmap_rule = True  # both directions are plain tensor operations: vmap can map them itself
 
     @staticmethod
     def forward(x: Tensor, strength: Tensor) -> Tensor:
@@ -162,6 +163,41 @@ def dann_loss(
     return F.cross_entropy(logits, labels.long()) + domain_loss(*judged)
 
 
+def classifier_discrepancy(first_logits: Tensor, second_logits: Tensor) -> Tensor:
+    """Measure how far two classifiers' answers to the same images are apart.
+
+    d = mean over images and classes of |p_1 − p_2|, p = softmax of the logits; at most 2 / C.
+
+    Both (B, C), same dtype. Returns a scalar ≥ 0. Gradient flows into both: in MCD the heads raise d on the
+    target, and the trunk, behind ``reverse_gradient``, lowers it. Raises ``ValueError``/``TypeError`` if
+    these do not fit. Source: Saito et al. 2018, equation 2.
+    """
+    expect.logits("first_logits", first_logits, ndim=2)
+    expect.logits("second_logits", second_logits, ndim=2)
+    expect.same_shape("second_logits", second_logits, "first_logits", first_logits)
+    return (first_logits.softmax(dim=1) - second_logits.softmax(dim=1)).abs().mean()
+
+
+def standardise(images: Tensor, domain: Tensor, floor: float = 0.1) -> Tensor:
+    """Bring a domain's images to mean 0 and spread 1 in each pixel, with the domain's *own* unlabelled images.
+
+    z = (x − mean_domain) / (spread_domain + floor). The floor keeps pixels that hardly vary from being blown up.
+
+    ``images``: (…, n, D) to be changed; ``domain``: (…, m, D), m ≥ 2, of the same domain; ``floor`` > 0.
+    Returns the shape of ``images``. Raises ``ValueError``/``TypeError`` if these do not fit together.
+    Source: after Li et al. 2018, "Adaptive Batch Normalization for Practical Domain Adaptation".
+    """
+    expect.features("images", images)
+    expect.features("domain", domain)
+    expect.number("floor", floor, above=0)
+    if domain.shape[-2] < 2 or domain.shape[-1] != images.shape[-1] or domain.shape[:-2] != images.shape[:-2]:
+        raise ValueError(
+            f"domain: expected at least two images of {images.shape[-1]} pixels, with the leading axes "
+            f"{tuple(images.shape[:-2])}, got shape {tuple(domain.shape)}"
+        )
+    return (images - domain.mean(dim=-2, keepdim=True)) / (domain.std(dim=-2, keepdim=True) + floor)
+
+
 def confident_pseudo_labels(probabilities: Tensor, share: float = 1.0, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     """Take a model's first choices as labels where it is confident, no class more than its part.
 
@@ -193,7 +229,11 @@ def nearest_neighbours(x: Tensor, count: int) -> Tensor:
     """
     expect.features("x", x)
     expect.count("count", count, high=x.shape[-2])
-    return torch.cdist(x, x).topk(count, dim=-1, largest=False).indices
+    x = at_least_float32(x.detach())
+    x = x - x.mean(dim=-2, keepdim=True)  # the distances stay; far from 0 they would lose digits
+    distances = torch.cdist(x, x)
+    distances.diagonal(dim1=-2, dim2=-1).fill_(-1)  # itself first, also among its doubles
+    return distances.topk(count, dim=-1, largest=False).indices
 
 
 def smooth_over_neighbours(probabilities: Tensor, neighbours: Tensor, rounds: int = 3) -> Tensor:

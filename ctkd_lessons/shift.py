@@ -49,18 +49,13 @@ def mmd(x: Tensor, y: Tensor, gammas: Sequence[float], unbiased: bool = False) -
         raise TypeError(f"gammas: expected a list of at least one number, got {gammas!r}")
     for gamma in gammas:
         expect.number("gammas", gamma, above=0)
-    both = at_least_float32(torch.cat([x, y]))
-    both = both - both.mean(dim=0).detach()  # the distances stay; far from 0 their squares would lose digits
-    squares = both.square().sum(dim=1)
-    distances = (squares.unsqueeze(1) + squares - 2 * both @ both.T).clamp(min=0)
-    kernel = torch.stack([(-gamma * distances).exp() for gamma in gammas]).sum(dim=0)
-    n, m = len(x), len(y)
-    within = [(kernel[:n, :n], n), (kernel[n:, n:], m)]
+    wide = at_least_float32(x), at_least_float32(y)
+    within = [_kernel(sample, sample, gammas) for sample in wide]
     if unbiased:
-        means = [(block.sum() - block.diagonal().sum()) / (size * (size - 1)) for block, size in within]
+        means = [(block.sum() - block.diagonal().sum()) / (len(block) * (len(block) - 1)) for block in within]
     else:
-        means = [block.mean() for block, _ in within]
-    return (sum(means) - 2 * kernel[:n, n:].mean()).to(x.dtype)
+        means = [block.mean() for block in within]
+    return (sum(means) - 2 * _kernel(*wide, gammas).mean()).to(x.dtype)
 
 
 def median_gamma(x: Tensor, y: Tensor) -> float:
@@ -89,12 +84,13 @@ def density_ratio(p_source: Tensor) -> Tensor:
     _expect_vector("p_source", p_source)
     within = (p_source > 0) & (p_source <= 1)
     expect.true(within, "p_source: expected probabilities above 0 and at most 1, got others")
-    ratio = (1 - p_source) / p_source
+    p = at_least_float32(p_source)
+    ratio = (1 - p) * (p.amin() / p)  # 1 / p could leave the range of floats
     total = ratio.mean()
     expect.true(
         total > 0, "p_source: expected a point that could be of the target, got 1 everywhere: no weight is left"
     )
-    return ratio / total
+    return (ratio / total).to(p_source.dtype)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -107,10 +103,11 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     """
     _expect_vector("weights", weights)
     expect.true(weights >= 0, "weights: expected no weight below zero, got some")
-    largest = weights.amax()
+    wide = at_least_float32(weights)
+    largest = wide.amax()
     expect.true(largest > 0, "weights: expected at least one weight above zero, got zeros")
-    scaled = weights / largest  # squares of very large or small weights would leave the range of floats
-    return scaled.sum().square() / scaled.square().sum()
+    scaled = wide / largest  # squares of very large or small weights would leave the range of floats
+    return (scaled.sum().square() / scaled.square().sum()).to(weights.dtype)
 
 
 def proxy_a_distance(error: float | Tensor) -> float | Tensor:
@@ -145,7 +142,7 @@ def domain_probabilities(
     expect.count("folds", folds, low=2)
     _expect_samples("source", source, "target", target, least=folds)
     expect.number("penalty", penalty, above=0)
-    points = torch.cat([source, target]).numpy(force=True)
+    points = at_least_float32(torch.cat([source, target])).numpy(force=True)
     is_source = torch.arange(len(points)) < len(source)
     classifier = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=1000)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -166,6 +163,14 @@ def domain_error(p_of_source: Tensor, p_of_target: Tensor) -> float:
     _expect_vector("p_of_target", p_of_target)
     missed, mistaken = (p_of_source < 0.5).double().mean(), (p_of_target >= 0.5).double().mean()
     return float(missed + mistaken) / 2
+
+
+def _kernel(a: Tensor, b: Tensor, gammas: Sequence[float]) -> Tensor:
+    """Return Σ_γ exp(−γ ‖a_i − b_j‖²), (n, m)."""
+    middle = (a.mean(dim=0) + b.mean(dim=0)).detach() / 2  # the distances stay; far from 0 squares would lose digits
+    a, b = a - middle, b - middle
+    distances = (a.square().sum(dim=1).unsqueeze(1) + b.square().sum(dim=1) - 2 * a @ b.T).clamp(min=0)
+    return torch.stack([(-gamma * distances).exp() for gamma in gammas]).sum(dim=0)
 
 
 def _expect_samples(name: str, value: Tensor, other_name: str, other: Tensor, *, least: int) -> None:

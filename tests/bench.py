@@ -14,7 +14,7 @@ from torch import nn
 from ctkd_lessons.conflict import pcgrad, task_gradients
 from ctkd_lessons.course.examine import examine
 from ctkd_lessons.course.exercises import MODULES, of_lesson
-from ctkd_lessons.data import digits, scenes
+from ctkd_lessons.data import digits, glyphs, scenes
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.soft_targets import kd_loss
 from ctkd_lessons.training import Source, fit
@@ -154,6 +154,8 @@ def main() -> None:
     for clutter in scenes.CLUTTER:
         taken = median(seconds(partial(compose, clutter=clutter)) for _ in range(5))
         print(f"5,000 scenes of 16 x 16, clutter {clutter!r}: {taken:.3f} s (at most 0.3)")
+    first, *later = (seconds(partial(glyphs.render, glyphs.DIGITS, 10_000, seed=seed)) for seed in range(6))
+    print(f"10,000 characters of 16 x 16: {median(later):.3f} s, the first time {first:.3f} s (at most 2)")
     for exercise in (exercise for number in MODULES for exercise in of_lesson(number)):
         right, wrong = (seconds(partial(examine, exercise, answer)) for answer in (exercise.reference, always_zero))
         print(f"check {exercise.id}: right answer {right:.2f} s, wrong answer {wrong:.2f} s")

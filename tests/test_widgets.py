@@ -1,7 +1,5 @@
 """Every widget: its static twin comes first, and each of its controls changes the picture."""
 
-from itertools import chain
-
 import ipywidgets
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from ctkd_lessons import plotting, widgets
 from ctkd_lessons.data import scenes
 from ctkd_lessons.models import strided_conv
+from ctkd_lessons.widgets import domains, frame, plain, tasks
 
 IMAGES, LABELS = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 4, 1])
 LOGITS = 4 * torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
@@ -42,6 +41,10 @@ WIDGETS = {
     ),
     "confidence": lambda: widgets.confidence_slider({"sure": 3 * LOGITS, "unsure": LOGITS}, LABELS),
     "gradients": widgets.gradient_plane,
+    "pseudo-labels": lambda: widgets.pseudo_label_viewer(
+        torch.rand(40, 64), answers(0, 40)["class"], torch.arange(40) % 10, torch.arange(80).view(40, 2) % 40
+    ),
+    "shift": lambda: widgets.shift_viewer(IMAGES, LABELS, networks()["teacher"], IMAGES.flip(0)),
 }
 
 
@@ -49,14 +52,13 @@ WIDGETS = {
 def test_each_control_changes_the_picture(make, monkeypatch):
     shown = []
     monkeypatch.setattr(plotting, "show", lambda figure, alt: shown.append(alt))
-    monkeypatch.setattr(widgets, "display", shown.append)
+    monkeypatch.setattr(frame, "display", shown.append)
     make()
     twin, box = shown
     assert twin.endswith(".")
-    (picture,) = [child for child in box.children if isinstance(child, ipywidgets.Image)]
-    controls = list(chain.from_iterable(getattr(child, "children", [child]) for child in box.children[:-1]))
-    assert controls
-    for control in controls:
+    row, picture = box.children
+    assert row.children
+    for control in row.children:
         before = picture.value
         control.value = 2.0 if isinstance(control, ipywidgets.FloatLogSlider) else other_value(control)
         assert picture.value != before, control.description
@@ -71,17 +73,26 @@ def other_value(control):
 @pytest.mark.parametrize("erased", [0, 12])
 def test_attention_viewer_draws_at_the_ends_of_its_slider(erased):
     _, axes = plotting.new(1, 4)
-    widgets._draw_erased(axes[0], IMAGES[0], networks()["teacher"], "2", erased)
+    plain._draw_erased(axes[0], IMAGES[0], networks()["teacher"], "2", erased)
     assert axes[0, 2].get_title() == f"{erased} places erased"
 
 
 def test_gradient_plane_puts_every_method_at_the_mean_for_two_equal_gradients():
-    for direction in widgets._directions(torch.tensor([[3.0, 0.0], [3.0, 0.0]]), c=0.0).values():
+    for direction in tasks._directions(torch.tensor([[3.0, 0.0], [3.0, 0.0]]), c=0.0).values():
         assert torch.allclose(direction, torch.tensor([3.0, 0.0]))
+
+
+def test_pseudo_label_viewer_counts_what_is_kept_and_right():
+    probabilities = torch.eye(2)[torch.tensor([0, 0, 1, 1])] * 0.8 + 0.1
+    figure = domains._draw_pseudo_labels(
+        torch.rand(4, 64), probabilities, torch.tensor([0, 1, 1, 1]), torch.arange(4).view(4, 1), rounds=1, share=1.0
+    )
+    assert figure.subfigs[0].axes[0].get_title() == "4 kept, 75% of them right"
+    assert figure.subfigs[1].axes[0].get_title() == "taken for 0"
 
 
 @pytest.mark.parametrize("angle", [0, 179, 180])
 def test_gradient_plane_draws_gradients_in_line(angle):
     _, axes = plotting.new(1, 2)
-    widgets._draw_plane(axes[0], angle, 1.0, 1.0, c=0.5)
+    tasks._draw_plane(axes[0], angle, 1.0, 1.0, c=0.5)
     assert np.isfinite([bar.get_height() for bar in axes[0, 1].patches]).all()

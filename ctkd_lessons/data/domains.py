@@ -1,7 +1,8 @@
 """Domains made of another: the same digits inverted, blurred, noisy, with thicker or thinner strokes.
 
 Each kind has a strength from 0, the images as they are, to 1. A strength is one and the same change for
-handwritten and for printed digits, whatever the side of the image (a blur is so many pixels of 8).
+handwritten and for printed digits of one size. In larger images a blur grows with the side; noise stays
+a matter of single pixels, and strokes grow and shrink by one pixel.
 """
 
 import math
@@ -26,6 +27,7 @@ def changed(images: Tensor, kind: str, strength: float, *, seed: int = 0) -> Ten
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     expect.number("strength", strength, low=0, high=1)
+    expect.count("seed", seed, low=0)
     expect.logits("images", images)
     side = math.isqrt(images.shape[-1])
     if side**2 != images.shape[-1]:
@@ -48,7 +50,7 @@ def _inverted(images: Tensor, strength: float, seed: int) -> Tensor:
 def _blurred(images: Tensor, strength: float, seed: int) -> Tensor:
     """Blur with a Gaussian, at full strength one eighth of the side wide."""
     side = images.shape[-1]
-    width = strength * side / 8
+    width = max(strength * side / 8, 1e-3)  # narrower, its square may be zero: then each pixel would be 0 / 0
     places = torch.arange(side, dtype=images.dtype, device=images.device)
     weights = (-(places.unsqueeze(1) - places).square() / (2 * width**2)).exp()  # row: where each pixel takes from
     weights = weights / weights.sum(dim=1, keepdim=True)

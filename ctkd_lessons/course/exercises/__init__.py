@@ -13,6 +13,8 @@ MODULES = {
     "05": "pipeline",
     "06": "multi_task",
     "07": "conflict",
+    "08": "shift",
+    "09": "cross_domain",
 }
 
 

@@ -1,4 +1,4 @@
-"""The pictures a learner can move. Each shows its static twin first, for readers without a kernel."""
+"""The pictures of lessons 04 to 07: from one task to another, and many tasks at once."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,151 +7,19 @@ from functools import partial
 import ipywidgets
 import numpy as np
 import torch
-from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctkd_lessons import expect, plotting
 from ctkd_lessons.conflict import cagrad, mgda, pcgrad
 from ctkd_lessons.cross_task import fit_transfer_map, procrustes
 from ctkd_lessons.data.scenes import Scenes
-from ctkd_lessons.features import activations, attention_map
 from ctkd_lessons.multi_task import annealed_targets, fuse_answers
 from ctkd_lessons.pipeline import box_iou, mask_iou, to_boxes
 from ctkd_lessons.soft_targets import soften
-
-WHOLE = {"description_width": "initial"}  # the label of a slider is not cut
-
-
-def temperature_slider(images: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Show how the temperature changes a teacher's probabilities, with a slider and a choice of digits.
-
-    ``images``: (n, 64) in [0, 1]; ``logits``: (n, 10), the teacher's; ``labels``: (n,).
-    """
-    expect.logits("logits", logits, ndim=2)
-    expect.labels("labels", labels, examples=len(logits), classes=logits.shape[1])
-    names = [f"example {place + 1}: a {label}" for place, label in enumerate(labels.tolist())]
-    twin = _softened(images[0], logits[0], [1, 2, 4, 8])
-    plotting.show(
-        twin, f"A handwritten {labels[0]} and its teacher's probabilities, ever more even from T = 1 to T = 8."
-    )
-
-    slider = ipywidgets.FloatLogSlider(
-        value=4, base=2, min=-1, max=5, step=0.1, description="temperature T", style=WHOLE
-    )
-    choice = ipywidgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], description="digit")
-    picture = ipywidgets.Image(format="png", layout={"width": "430px"})
-    picture.add_class("ctkd-temperature")
-
-    def redraw(_: object = None) -> None:
-        picture.value = plotting.png(_softened(images[choice.value], logits[choice.value], [slider.value]))
-
-    slider.observe(redraw, names="value")
-    choice.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([slider, choice]), picture]))
-
-
-def _softened(image: Tensor, logits: Tensor, temperatures: list[float]) -> Figure:
-    return plotting.digit_and_answers(image, {f"T = {t:.3g}": soften(logits, t) for t in temperatures})
-
-
-def attention_viewer(images: Tensor, labels: Tensor, networks: Mapping[str, nn.Module], layer: str) -> None:
-    """Show where a layer is active, and what a network answers once its most active places are erased.
-
-    ``images``: (n, 64) in [0, 1]; ``labels``: (n,); ``networks``: name → classifier whose ``layer``
-    puts out square maps.
-    """
-    twin, axes = plotting.new(len(networks), 4, size=(8, 2.1 * len(networks)))
-    for row, network in zip(axes, networks.values(), strict=True):
-        _draw_erased(row, images[0], network, layer, erased=4)
-    for row, name in zip(axes, networks, strict=True):
-        row[0].set_title(f"{name}: a {labels[0]}")
-    plotting.show(
-        twin,
-        f"A handwritten {labels[0]}, the attention map of each of {len(networks)} networks, the digit without the four "
-        "most active places, and what the network then answers.",
-    )
-
-    names = [(f"example {place + 1}: a {label}", place) for place, label in enumerate(labels.tolist())]
-    digit = ipywidgets.Dropdown(options=names, description="digit")
-    who = ipywidgets.Dropdown(options=list(networks), description="network")
-    erased = ipywidgets.IntSlider(value=4, min=0, max=12, description="places erased", style=WHOLE)
-    picture = ipywidgets.Image(format="png", layout={"width": "700px"})
-    picture.add_class("ctkd-attention")
-
-    def redraw(_: object = None) -> None:
-        figure, axes = plotting.new(1, 4, size=(8, 2.1))
-        _draw_erased(axes[0], images[digit.value], networks[who.value], layer, erased.value)
-        picture.value = plotting.png(figure)
-
-    for control in (digit, who, erased):
-        control.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([digit, who, erased]), picture]))
-
-
-@torch.no_grad()
-def _draw_erased(axes: Sequence[Axes], image: Tensor, network: nn.Module, layer: str, erased: int) -> None:
-    """Draw the digit, its map, the digit without the ``erased`` most active places, and the answer."""
-    places = attention_map(activations(network, image.unsqueeze(0), [layer])[1][layer])[0]
-    side = math.isqrt(len(places))
-    gone = torch.zeros(len(places)).scatter(0, places.topk(erased).indices, 1).view(side, side)
-    kept = image * (1 - gone.repeat_interleave(8 // side, 0).repeat_interleave(8 // side, 1)).flatten()
-    plotting.digit(axes[0], image, "the digit")
-    axes[1].imshow(places.view(side, side).numpy(force=True), cmap="viridis", vmin=0)
-    axes[1].set(title="attention map", xticks=[], yticks=[])
-    plotting.digit(axes[2], kept, f"{erased} places erased")
-    axes[3].bar(range(10), soften(network(kept.unsqueeze(0))[0]).numpy(force=True), color=plotting.COLOURS["blue"])
-    axes[3].set(title="its answer then", ylim=(0, 1), xticks=range(10))
-
-
-def confidence_slider(logits: Mapping[str, Tensor], labels: Tensor) -> None:
-    """Show how much weight each teacher leaves to the wrong classes, with a slider for the temperature.
-
-    ``logits``: teacher → (n, C); ``labels``: (n,). The weight is 1 − p_y, the factor in front of
-    ``dkd_terms``' second term.
-    """
-    for name, one in logits.items():
-        expect.logits(name, one, ndim=2)
-        expect.labels("labels", labels, examples=len(one), classes=one.shape[1])
-    twin, axes = plotting.new(1, 3, size=(9, 2.8))
-    for one, temperature in zip(axes[0], (1, 4, 16), strict=True):
-        _draw_confidence(one, logits, labels, temperature)
-    plotting.show(
-        twin,
-        f"Shares of {len(labels)} digits over the weight that each of {len(logits)} teachers leaves to the wrong "
-        "classes: tiny at T = 1, most of all for the confident teacher; alike at T = 16.",
-    )
-
-    slider = ipywidgets.FloatLogSlider(
-        value=4, base=2, min=-1, max=6, step=0.1, description="temperature T", style=WHOLE
-    )
-    picture = ipywidgets.Image(format="png", layout={"width": "430px"})
-    picture.add_class("ctkd-confidence")
-
-    def redraw(_: object = None) -> None:
-        figure, axes = plotting.new(1, 1, size=(4.5, 3))
-        _draw_confidence(axes[0, 0], logits, labels, slider.value)
-        picture.value = plotting.png(figure)
-
-    slider.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([slider, picture]))
-
-
-def _draw_confidence(axes: Axes, logits: Mapping[str, Tensor], labels: Tensor, temperature: float) -> None:
-    """Draw, for each teacher, which share of the examples has a weight 1 − p_y below x."""
-    shares = np.arange(1, len(labels) + 1) / len(labels)
-    for (name, one), colour in zip(logits.items(), plotting.COLOURS.values(), strict=False):
-        weights = 1 - soften(one, temperature).gather(1, labels.unsqueeze(1)).squeeze(1)
-        style = {"color": colour, "linestyle": "-" if colour == plotting.COLOURS["blue"] else "--"}
-        axes.step(weights.clamp(min=1e-6).sort().values.numpy(force=True), shares, where="post", label=name, **style)
-    axes.set(xscale="log", xlim=(1e-6, 1.2), ylim=(0, 1.02), title=f"T = {temperature:.3g}", xlabel="weight 1 − p_y")
-    axes.set_ylabel("share of the digits below")
-    axes.legend(loc="upper left")
+from ctkd_lessons.widgets.frame import WHOLE, movable, numbered
 
 
 def transfer_map_viewer(
@@ -166,33 +34,28 @@ def transfer_map_viewer(
     ``held_out``: (m, D) each, other examples; ``answers``: (m,) bool, what is true of those;
     ``head``: (m, D) target features → (m,), positive for yes.
     """
-    draw = partial(_draw_mapped, pairs=pairs, held_out=held_out, answers=answers, head=head)
+    draw_mapped = partial(_draw_mapped, pairs=pairs, held_out=held_out, answers=answers, head=head)
     few, every = min(30, len(pairs[0]) - 1), len(pairs[0])
     twin, axes = plotting.new(1, 4, size=(10, 2.9))
     for one, name, size in zip(axes[0], ("target", "none", "ridge", "ridge"), (few, few, few, every), strict=True):
-        draw(one, name, size, ridge=1.0)
+        draw_mapped(one, name, size, ridge=1.0)
     plotting.show(
         twin,
         "Held-out examples by their first two features, yes and no in two colours: the target's own; the source's, "
         "where the two are mixed; mapped from 30 pairs, and from all, where they lie as in the target's picture.",
     )
 
-    kind = ipywidgets.Dropdown(options=["ridge", "rotation", "none"], description="map")
     count = ipywidgets.IntSlider(value=few, min=2, max=every, description="pairs", style=WHOLE)
     ridge = ipywidgets.FloatLogSlider(value=1, base=10, min=-3, max=3, step=0.25, description="ridge", style=WHOLE)
-    picture = ipywidgets.Image(format="png", layout={"width": "560px"})
-    picture.add_class("ctkd-transfer-map")
+    kind = ipywidgets.Dropdown(options=["ridge", "rotation", "none"], description="map")
 
-    def redraw(_: object = None) -> None:
+    def draw(count: int, ridge: float, kind: str) -> Figure:
         figure, axes = plotting.new(1, 2, size=(6.5, 3.2))
-        for one, name in zip(axes[0], ("target", kind.value), strict=True):
-            draw(one, name, count.value, ridge=ridge.value)
-        picture.value = plotting.png(figure)
+        for one, name in zip(axes[0], ("target", kind), strict=True):
+            draw_mapped(one, name, count, ridge=ridge)
+        return figure
 
-    for control in (count, ridge, kind):
-        control.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([count, ridge, kind]), picture]))
+    movable([count, ridge, kind], draw, "transfer-map", width=560)
 
 
 def _draw_mapped(
@@ -244,27 +107,20 @@ def scene_viewer(scenes: Scenes, answers: Mapping[str, Mapping[str, Tensor]]) ->
         "with its digit and its two scores.",
     )
 
-    names = [(f"scene {place + 1}: a {label}", place) for place, label in enumerate(scenes.labels.tolist())]
-    which = ipywidgets.Dropdown(options=names, description="scene")
+    which = ipywidgets.Dropdown(options=numbered("scene", scenes.labels), description="scene")
     who = ipywidgets.Dropdown(options=list(answers), description="network")
     threshold = ipywidgets.FloatSlider(
         value=0.5, min=0.05, max=0.95, step=0.05, description="a pixel is ink from", style=WHOLE
     )
-    picture = ipywidgets.Image(format="png", layout={"width": "520px"})
-    picture.add_class("ctkd-scene")
 
-    def redraw(_: object = None) -> None:
+    def draw(place: int, name: str, threshold: float) -> Figure:
         figure, axes = plotting.new(1, 2, size=(5.2, 2.9))
-        place = which.value
         true = scenes.boxes[place], scenes.masks[place]
         plotting.scene(axes[0, 0], scenes.images[place], *true, f"true: {scenes.labels[place]}", "green")
-        _draw_scene(axes[0, 1], scenes, place, who.value, answers[who.value], threshold.value)
-        picture.value = plotting.png(figure)
+        _draw_scene(axes[0, 1], scenes, place, name, answers[name], threshold)
+        return figure
 
-    for control in (which, who, threshold):
-        control.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([which, who, threshold]), picture]))
+    movable([which, who, threshold], draw, "scene", width=520)
 
 
 def _draw_scene(
@@ -299,25 +155,19 @@ def target_viewer(scenes: Scenes, outputs: Mapping[str, Tensor]) -> None:
         "λ = 0 their mean, at λ = 1 the label alone.",
     )
 
-    names = [(f"scene {place + 1}: a {label}", place) for place, label in enumerate(scenes.labels.tolist())]
-    which = ipywidgets.Dropdown(options=names, description="scene")
+    which = ipywidgets.Dropdown(options=numbered("scene", scenes.labels), description="scene")
     share = ipywidgets.FloatSlider(
         value=0.5, max=1, step=0.05, description=f"share of {next(iter(outputs))}", style=WHOLE
     )
     progress = ipywidgets.FloatSlider(value=0.0, max=1, step=0.05, description="progress λ", style=WHOLE)
-    picture = ipywidgets.Image(format="png", layout={"width": "760px"})
-    picture.add_class("ctkd-target")
 
-    def redraw(_: object = None) -> None:
+    def draw(place: int, share: float, progress: float) -> Figure:
         figure, axes = plotting.new(1, 4, size=(8, 2.2))
-        _draw_said(axes[0, :3], scenes, outputs, which.value)
-        _draw_target(axes[0, 3], scenes, outputs, which.value, share=share.value, progress=progress.value)
-        picture.value = plotting.png(figure)
+        _draw_said(axes[0, :3], scenes, outputs, place)
+        _draw_target(axes[0, 3], scenes, outputs, place, share=share, progress=progress)
+        return figure
 
-    for control in (which, share, progress):
-        control.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([which, share, progress]), picture]))
+    movable([which, share, progress], draw, "target", width=760)
 
 
 def _draw_said(axes: Sequence[Axes], scenes: Scenes, outputs: Mapping[str, Tensor], place: int) -> None:
@@ -361,18 +211,13 @@ def gradient_plane() -> None:
         for name, value in {"length of g₁": 1, "length of g₂": 4}.items()
     )
     c = ipywidgets.FloatSlider(value=0.5, min=0, max=2, step=0.05, description="c of CAGrad", style=WHOLE)
-    picture = ipywidgets.Image(format="png", layout={"width": "620px"})
-    picture.add_class("ctkd-gradients")
 
-    def redraw(_: object = None) -> None:
+    def draw(angle: int, first: float, second: float, c: float) -> Figure:
         figure, axes = plotting.new(1, 2, size=(8, 4))
-        _draw_plane(axes[0], angle.value, first.value, second.value, c=c.value)
-        picture.value = plotting.png(figure)
+        _draw_plane(axes[0], angle, first, second, c=c)
+        return figure
 
-    for control in (angle, first, second, c):
-        control.observe(redraw, names="value")
-    redraw()
-    display(ipywidgets.VBox([ipywidgets.HBox([angle, first, second]), ipywidgets.HBox([c]), picture]))
+    movable([angle, first, second, c], draw, "gradients", width=620)
 
 
 def _directions(gradients: Tensor, c: float) -> dict[str, Tensor]:
