@@ -25,18 +25,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ctkd_lessons import expect
+from ctkd_lessons.threads import one_thread
 from ctkd_lessons.vectors import at_least_float32
 
 
+@one_thread()  # samples of some hundred points; on a busy machine a hundred times as quick
 def mmd(x: Tensor, y: Tensor, gammas: Sequence[float], unbiased: bool = False) -> Tensor:
     """Estimate the squared maximum mean discrepancy of two samples: 0 for equal distributions.
 
     MMD² = mean k(x, x') + mean k(y, y') − 2 mean k(x, y), k(a, b) = Σ_γ exp(−γ ‖a − b‖²).
 
-    The V-statistic (default) counts each point's kernel with itself: it is ≥ 0 and too large by about
+    The V-statistic (default) counts each point's kernel with itself: it is ≥ 0 and too large, by at most
     (1/n + 1/m) · number of gammas. ``unbiased`` leaves those out; then it averages to 0 for equal
     distributions and can be negative.
 
@@ -146,9 +149,10 @@ def domain_probabilities(
     is_source = torch.arange(len(points)) < len(source)
     classifier = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=1000)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    found = cross_val_predict(
-        make_pipeline(StandardScaler(), classifier), points, is_source.numpy(), cv=split, method="predict_proba"
-    )
+    with threadpool_limits(1):  # products this small are not worth sharing out, least of all on a busy machine
+        found = cross_val_predict(
+            make_pipeline(StandardScaler(), classifier), points, is_source.numpy(), cv=split, method="predict_proba"
+        )
     found = torch.from_numpy(found[:, 1]).clamp(1e-6, 1 - 1e-6).to(source)
     return found[: len(source)], found[len(source) :]
 
