@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import SEEDS, normal
 from torch import nn
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -21,11 +22,6 @@ from ctkd_lessons.scorecard import count_bytes, count_flops, count_parameters, l
 from ctkd_lessons.soft_targets import kd_loss, soften
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-SEEDS = st.integers(0, 2**20)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def labels(batch, classes, seed=0):

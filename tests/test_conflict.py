@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import EVERY_DTYPE, SEEDS, normal
 from scipy.optimize import minimize
 from torch import nn
 from torch.func import grad, vmap
@@ -27,12 +28,6 @@ from ctkd_lessons.conflict import (
 exactly = partial(pytest.approx, rel=1e-10, abs=1e-12)
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 near = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
-SEEDS = st.integers(0, 2**20)
-FLOATS = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def positive(*shape, seed=0):
@@ -478,7 +473,7 @@ def test_cagrad_at_its_limits():
 # --- all of them ------------------------------------------------------------------------------
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_the_dtype_stays(dtype):
     gradients, order = normal(3, 6, dtype=dtype), orders(3, 3)
     losses, s = positive(3).to(dtype), normal(3, dtype=dtype)
@@ -492,7 +487,7 @@ def test_the_dtype_stays(dtype):
     assert {value.dtype for value in values} == {dtype}
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_half_precision_does_not_overflow(dtype):
     """The square of 300 is beyond float16."""
     gradients = torch.tensor([[300.0, 0], [-300, 300]], dtype=dtype)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import EVERY_DTYPE, SEEDS, normal
 from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
@@ -38,12 +39,6 @@ from ctkd_lessons.training import Source, fit
 
 exactly = partial(pytest.approx, rel=1e-12, abs=1e-12)
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
-SEEDS = st.integers(0, 2**20)
-EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def chances(*shape, seed=0):

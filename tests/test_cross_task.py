@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import SEEDS, normal
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import nnls
 from sklearn.decomposition import PCA
@@ -28,15 +29,10 @@ from ctkd_lessons.data import digits
 exactly = partial(pytest.approx, rel=1e-10, abs=1e-12)
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 equal = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-14)
-SEEDS = st.integers(0, 2**20)
 
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def rotation(width, seed=0):

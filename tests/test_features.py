@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import SEEDS, normal
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -44,10 +45,6 @@ CKA = {
 }
 EVERY_LOSS = pytest.mark.parametrize(("function", "student", "teacher"), LOSSES.values(), ids=LOSSES)
 EVERYTHING = pytest.mark.parametrize(("function", "student", "teacher"), (LOSSES | CKA).values(), ids=LOSSES | CKA)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def rotation(width, seed=0):
@@ -194,7 +191,6 @@ def test_hand_values():
 
 WIDTHS = st.integers(1, 4)
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 7))
-SEEDS = st.integers(0, 2**20)
 
 
 @settings(deadline=None, max_examples=40)

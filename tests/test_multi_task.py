@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import EVERY_DTYPE, SEEDS, normal
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from torch import nn
@@ -36,12 +37,6 @@ from ctkd_lessons.pipeline import TASKS, MultiTaskNetwork, bridge_loss, fuse_kno
 
 exactly = partial(pytest.approx, rel=1e-10, abs=1e-12)
 equal = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
-SEEDS = st.integers(0, 2**20)
-EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def positive(*shape, seed=0, dtype=torch.float64):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import EVERY_DTYPE, SEEDS, normal
 from torch import nn
 from torch.func import grad, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -35,12 +36,6 @@ from ctkd_lessons.vectors import at_least_float32, length, unit
 
 exactly = partial(pytest.approx, rel=1e-10, abs=1e-13)
 equal = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-14)
-SEEDS = st.integers(0, 2**20)
-EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def boxes(*shape, seed=0, dtype=torch.float64):

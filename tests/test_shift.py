@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import EVERY_DTYPE, SEEDS, normal
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
@@ -27,14 +28,8 @@ from ctkd_lessons.shift import (
 
 exactly = partial(pytest.approx, rel=1e-12, abs=1e-14)
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
-SEEDS = st.integers(0, 2**20)
-FLOATS = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 EITHER = pytest.mark.parametrize("unbiased", [False, True])
 GAMMAS = [0.1, 1.0, 0.5]
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def numbers(*values, dtype=torch.float64):
@@ -169,7 +164,7 @@ def test_a_shift_is_seen():
 
 
 @EITHER
-@FLOATS
+@EVERY_DTYPE
 def test_mmd_keeps_the_dtype(dtype, unbiased):
     x, y = normal(6, 3, dtype=dtype), normal(5, 3, seed=1, dtype=dtype) + 2
     found = mmd(x, y, GAMMAS, unbiased)
@@ -282,7 +277,7 @@ def test_density_ratio_at_its_limits():
     assert density_ratio(numbers(1e-300, 0.5)).tolist() == [2, exactly(2e-300)]
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_density_ratio_stays_in_range_and_keeps_the_dtype(dtype):
     """1/p leaves float16 at p = 1e-5, and float32 at 1e-39."""
     tiny = torch.finfo(dtype).smallest_normal / 8
@@ -350,7 +345,7 @@ def test_effective_size_knows_no_scale_in_single_precision(scale):
     assert effective_sample_size(torch.full((1000,), scale)).item() == pytest.approx(1000, rel=1e-6)
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_effective_size_keeps_the_dtype_and_its_range(dtype):
     found = effective_sample_size(torch.ones(512, dtype=dtype))  # the square of the sum leaves float16
     assert found.dtype == dtype
@@ -404,7 +399,7 @@ def test_proxy_a_distance_of_a_number_and_of_tensors(error, distance):
         close(found, torch.full(shape, distance, dtype=torch.float64))
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_proxy_a_distance_keeps_the_dtype_and_maps(dtype):
     errors = numbers(0.25, 0.5, dtype=dtype)
     assert proxy_a_distance(errors).dtype == dtype
@@ -548,7 +543,7 @@ def test_domain_probabilities_are_the_same_on_every_call_and_know_their_seed():
     assert not torch.equal(torch.cat(first), torch.cat(other))
 
 
-@FLOATS
+@EVERY_DTYPE
 def test_domain_probabilities_keep_the_dtype_and_leave_the_points_alone(dtype):
     source, target = normal(12, 3, dtype=dtype).requires_grad_(), normal(10, 3, seed=1, dtype=dtype) + 2
     before = source.detach().clone(), target.clone()
