@@ -21,6 +21,7 @@ Where this departs from the papers: DANN's authors label the source 0 and the ta
 is 1, as P(source | x) is in ``shift``. The loss is the same.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -123,7 +124,7 @@ def ramp(progress: float | Tensor) -> float | Tensor:
         expect.true((progress >= 0) & (progress <= 1), "progress: expected values of 0 to 1, got others")
         return 2 * torch.sigmoid(10 * progress) - 1
     expect.number("progress", progress, low=0, high=1)
-    return float(2 * torch.sigmoid(torch.tensor(10.0 * progress, dtype=torch.float64)) - 1)
+    return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
 class DomainNetwork(nn.Module):
@@ -293,10 +294,8 @@ def leave_one_domain_out(
         raise TypeError(f"domains: expected name → data, got {type(domains).__name__}")
     if len(domains) < 2:
         raise ValueError(f"domains: expected at least two, so that one can be left out, got {len(domains)}")
-    scores = {}
-    for name, left_out in domains.items():
-        scores[name] = score(train([one for other, one in domains.items() if other != name]), left_out)
-    return scores
+    others = {name: [one for other, one in domains.items() if other != name] for name in domains}
+    return {name: score(train(others[name]), left_out) for name, left_out in domains.items()}
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
