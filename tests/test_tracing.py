@@ -17,7 +17,7 @@ def on_labels(weights, images, labels):
 
 def on_answers(weights, images, labels):
     log_p = ((images @ weights["layer"].T + weights["bias"]) / 4).log_softmax(dim=1)
-    target = F.one_hot(labels, 3).to(images).mul(5).softmax(dim=1)
+    target = (5 * (labels.unsqueeze(1) == torch.arange(3)).to(images)).softmax(dim=1)
     return 16 * (target * (target.log() - log_p)).sum(dim=1).mean()
 
 
