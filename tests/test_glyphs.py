@@ -22,8 +22,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from ctkd_lessons.data import glyphs
-from ctkd_lessons.data.glyphs import DIGITS, fonts, fonts_with, printed_digits, render
+from ctkd_lessons.data.glyphs import DIGITS, drawing, fonts, fonts_with, printed_digits, render
 
 STYLES = {
     "DejaVuSans": ("", "-Bold", "-BoldOblique", "-Oblique"),
@@ -46,8 +45,8 @@ def same(a, b):
 
 def upright(character, place, side=SIDE):
     """Draw one character as it stands in the font, (side, side)."""
-    field = glyphs._field(character, place).unsqueeze(0)
-    return glyphs._draw(field, torch.tensor([0]), torch.zeros(1, 7), side).view(side, side).numpy()
+    field = drawing._field(character, place).unsqueeze(0)
+    return drawing._draw(field, torch.tensor([0]), torch.zeros(1, 7), side).view(side, side).numpy()
 
 
 @cache
@@ -187,7 +186,7 @@ def test_no_other_chance_is_used_or_touched():
 
 def test_images_are_the_same_in_chunks_of_any_size(monkeypatch):
     whole = render(DIGITS, 100, seed=1)
-    monkeypatch.setattr(glyphs, "_CHUNK", 7)
+    monkeypatch.setattr(drawing, "_CHUNK", 7)
     assert torch.allclose(render(DIGITS, 100, seed=1).images, whole.images, rtol=0, atol=1e-6)
 
 
@@ -202,8 +201,8 @@ def test_a_smaller_image_is_the_larger_one_averaged():
 
 
 def drawn(character, form, side=64, font="DejaVuSans-Bold"):
-    field = glyphs._field(character, NAMES.index(font)).unsqueeze(0)
-    return glyphs._draw(field, torch.zeros(len(form), dtype=torch.long), form, side).view(-1, side, side).double()
+    field = drawing._field(character, NAMES.index(font)).unsqueeze(0)
+    return drawing._draw(field, torch.zeros(len(form), dtype=torch.long), form, side).view(-1, side, side).double()
 
 
 def moments(images):
@@ -224,7 +223,7 @@ def form(**amounts):
 
 def test_turned_slanted_stretched_and_moved_by_what_is_asked():
     chance = torch.Generator().manual_seed(0)
-    forms = 0.6 * torch.tensor(glyphs._FORM) * (2 * torch.rand(200, 7, generator=chance) - 1)  # nothing is cut off
+    forms = 0.6 * torch.tensor(drawing._FORM) * (2 * torch.rand(200, 7, generator=chance) - 1)  # nothing is cut off
     forms[:, 6] = 0
     centre, spread = moments(drawn("5", forms))
     (start,), (extent,) = moments(drawn("5", form()))
@@ -283,8 +282,8 @@ def test_more_variation_is_further_away():
 @pytest.mark.parametrize("variation", [0.5, 1, 3])
 def test_forms_fill_the_ranges_that_are_promised(variation, monkeypatch):
     seen = []
-    draw = glyphs._draw
-    monkeypatch.setattr(glyphs, "_draw", lambda f, which, form, side: seen.append(form) or draw(f, which, form, side))
+    draw = drawing._draw
+    monkeypatch.setattr(drawing, "_draw", lambda f, which, form, side: seen.append(form) or draw(f, which, form, side))
     render(DIGITS, 10000, seed=0, side=4, variation=variation)
     forms = torch.cat(seen) / variation
     # 12 degrees, 0.3, 15 % twice, 6 % of the side twice, 5 % of the height in all
@@ -300,11 +299,11 @@ def test_forms_fill_the_ranges_that_are_promised(variation, monkeypatch):
 def test_little_ink_is_cut_off(monkeypatch):
     """At variation 1 a wide or slanted character may reach beyond the image, but not by much."""
     seen = []
-    draw = glyphs._draw
-    monkeypatch.setattr(glyphs, "_draw", lambda *all_of: seen.append(all_of) or draw(*all_of))
+    draw = drawing._draw
+    monkeypatch.setattr(drawing, "_draw", lambda *all_of: seen.append(all_of) or draw(*all_of))
     found = render(DIGITS, 2000, seed=0, side=32)
     ((at, which, forms, side),) = seen
-    monkeypatch.setattr(glyphs, "_FILL", glyphs._FILL / 2)  # the same, in the middle of an image twice as wide
+    monkeypatch.setattr(drawing, "_FILL", drawing._FILL / 2)  # the same, in the middle of an image twice as wide
     whole = draw(at, which, forms * torch.tensor([1, 1, 1, 1, 0.5, 0.5, 1]), 2 * side).sum(dim=1)
     lost = 1 - found.images.sum(dim=1) / whole
     assert lost.mean() < 0.01
