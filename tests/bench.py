@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ctkd_lessons.conflict import pcgrad, task_gradients
 from ctkd_lessons.course.examine import examine
 from ctkd_lessons.course.exercises import MODULES, of_lesson
-from ctkd_lessons.data import digits, glyphs, scenes
+from ctkd_lessons.data import digits, glyphs, scenes, sinusoids
+from ctkd_lessons.meta import maml_loss
 from ctkd_lessons.models import conv, mlp
 from ctkd_lessons.soft_targets import kd_loss
 from ctkd_lessons.training import Source, fit
@@ -106,6 +109,39 @@ def plain_surgery(model: ManyTasks, steps: int) -> None:
         model.step_along(total)
 
 
+class Few(NamedTuple):
+    """Few-shot tasks and a network to meta-train; ``loss(params, x, y)``."""
+
+    loss: Callable[..., Tensor]
+    params: dict[str, Tensor]
+    support: tuple[Tensor, Tensor]
+    query: tuple[Tensor, Tensor]
+
+
+def few(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], support: tuple, query: tuple) -> Few:
+    """Return the tasks with the model as a function of its parameters."""
+    of_params = lambda params, x, y: loss(functional_call(model, params, (x,)), y)
+    return Few(of_params, dict(model.named_parameters()), support, query)
+
+
+def quick_meta_gradients(tasks: Few, steps: int) -> None:
+    """Take MAML's loss and meta-gradient, second order, as the course does."""
+    for _ in range(steps):
+        torch.autograd.grad(maml_loss(*tasks), list(tasks.params.values()))
+
+
+def plain_meta_gradients(tasks: Few, steps: int) -> None:
+    """Take them as the paper writes them: one task after the other, PyTorch's own gradients."""
+    names, values = list(tasks.params), list(tasks.params.values())
+    for _ in range(steps):
+        total = torch.zeros(())
+        for x, y, query_x, query_y in zip(*tasks.support, *tasks.query, strict=True):
+            gradients = torch.autograd.grad(tasks.loss(tasks.params, x, y), values, create_graph=True)
+            adapted = [value - 0.01 * gradient for value, gradient in zip(values, gradients, strict=True)]
+            total = total + tasks.loss(dict(zip(names, adapted, strict=True)), query_x, query_y)
+        torch.autograd.grad(total / len(tasks.support[0]), values)
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Time one call."""
     start = time.perf_counter()
@@ -149,6 +185,20 @@ def main() -> None:
         f"100 PCGrad steps of {TASKS} tasks, a loop over tasks / one batched backward (at least 2)",
         partial(plain_surgery, model, 100),
         partial(quick_surgery, model, 100),
+    )
+    waves = [sinusoids.draw(32, 10, [seed]) for seed in range(2)]
+    on_waves = few(mlp([1, 40, 40, 1]), F.mse_loss, *((one.x[0], one.y[0]) for one in waves))
+    ratio(
+        "30 meta-gradients on 32 sine waves, a loop over tasks / maml_loss (at least 5)",
+        partial(plain_meta_gradients, on_waves, 30),
+        partial(quick_meta_gradients, on_waves, 30),
+    )
+    shots = [(torch.rand(4, 5 * each, 28 * 28), torch.arange(5 * each).expand(4, -1) % 5) for each in (1, 5)]
+    on_images = few(conv([32] * 4, 5, side=28), F.cross_entropy, *shots)
+    ratio(
+        "4 meta-gradients on 4 tasks of 28 x 28 images, 5-way 1-shot, a loop over tasks / maml_loss (at least 1)",
+        partial(plain_meta_gradients, on_images, 4),
+        partial(quick_meta_gradients, on_images, 4),
     )
     compose = partial(scenes.compose, DATA.images, DATA.labels, 5000, side=16)
     for clutter in scenes.CLUTTER:

@@ -15,6 +15,7 @@ MODULES = {
     "07": "conflict",
     "08": "shift",
     "09": "cross_domain",
+    "10": "meta",
 }
 
 
