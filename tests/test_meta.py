@@ -725,3 +725,32 @@ def test_reptile_says_what_is_wrong(change, error, words, together):
     positional = [given.pop(name) for name in ("loss", "params", "support")]
     with pytest.raises(error, match=words):
         reptile_direction(*positional, **given)
+
+
+def test_adapt_under_vmap_refuses_what_would_be_silently_wrong():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)).double()
+    params = {name: value.detach() for name, value in model.named_parameters()}
+
+    def loss(params, x):
+        return functional_call(model, params, (x,)).square().mean()
+
+    def end(x, first_order):
+        return adapt(loss, params, x, lr=0.1, first_order=first_order)["2.bias"]
+
+    with pytest.raises(ValueError, match="layer_norm has wrong second derivatives under vmap"):
+        vmap(lambda x: end(x, False))(normal(2, 5, 3))
+    alone = torch.stack([end(x, False) for x in normal(2, 5, 3)])
+    torch.testing.assert_close(vmap(lambda x: end(x, True))(normal(2, 5, 3)), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_what_vmap_cannot_do_is_done_one_task_after_the_other():
+    theta, x, y = normal(3, 2), normal(4, 5, 2), torch.arange(20).view(4, 5) % 3
+
+    def loss(params, x, y):
+        return (x @ params[0].T - F.one_hot(y)).square().mean()
+
+    value = maml_loss(loss, (theta,), (x, y), (x, y), lr=0.1)
+    assert value == maml_loss(loss, (theta,), (x, y), (x, y), lr=0.1, together=False)
+    with pytest.raises(RuntimeError, match="vmap"):
+        maml_loss(loss, (theta,), (x, y), (x, y), lr=0.1, together=True)

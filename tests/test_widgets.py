@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ctkd_lessons import plotting, widgets
-from ctkd_lessons.data import scenes
-from ctkd_lessons.models import strided_conv
-from ctkd_lessons.widgets import domains, frame, plain, tasks
+from ctkd_lessons.data import scenes, sinusoids
+from ctkd_lessons.models import mlp, strided_conv
+from ctkd_lessons.widgets import domains, frame, meta, plain, tasks
 
 IMAGES, LABELS = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 4, 1])
 LOGITS = 4 * torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
@@ -17,6 +17,16 @@ LOGITS = 4 * torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
 def networks():
     torch.manual_seed(0)
     return {name: strided_conv([4, 4], 10) for name in ("teacher", "student")}
+
+
+def starts():
+    torch.manual_seed(0)
+    return {name: mlp([1, 8, 1]) for name in ("one", "two")}
+
+
+def waves(tasks=3, points=12):
+    one = sinusoids.draw(tasks, points, seeds=[0])
+    return sinusoids.Waves(one.x[0], one.y[0], one.amplitudes[0], one.phases[0])
 
 
 def views(examples):
@@ -29,6 +39,7 @@ def answers(seed, examples=5):
 
 
 WIDGETS = {
+    "adaptation": lambda: widgets.adaptation_viewer(starts(), waves()),
     "temperature": lambda: widgets.temperature_slider(IMAGES, LOGITS, LABELS),
     "attention": lambda: widgets.attention_viewer(IMAGES, LABELS, networks(), "2"),
     "transfer map": lambda: widgets.transfer_map_viewer(views(20), views(9), np.arange(9) % 2 == 0, lambda x: x[:, 0]),
@@ -38,6 +49,9 @@ WIDGETS = {
     "targets": lambda: widgets.target_viewer(
         scenes.compose(torch.rand(10, 64), torch.arange(10), 5),
         {"one": answers(0)["class"], "two": answers(1)["class"]},
+    ),
+    "rule": lambda: widgets.rule_viewer(
+        torch.rand(2, 3, 64), torch.rand(2, 3, 10).softmax(dim=2), torch.eye(10, dtype=torch.bool).expand(10, 10, 10)
     ),
     "confidence": lambda: widgets.confidence_slider({"sure": 3 * LOGITS, "unsure": LOGITS}, LABELS),
     "gradients": widgets.gradient_plane,
@@ -96,3 +110,41 @@ def test_gradient_plane_draws_gradients_in_line(angle):
     _, axes = plotting.new(1, 2)
     tasks._draw_plane(axes[0], angle, 1.0, 1.0, c=0.5)
     assert np.isfinite([bar.get_height() for bar in axes[0, 1].patches]).all()
+
+
+def test_adaptation_viewer_draws_what_plain_steps_give():
+    network, tasks = starts()["one"], waves()
+    x, y, lr = tasks.x[1, :10], tasks.y[1, :10], 0.05
+    _, axes = plotting.new(1, 1)
+    meta._draw(axes[0, 0], {"one": network}, tasks, 1, 10, 2, lr)
+    optimiser = torch.optim.SGD(network.parameters(), lr=lr)
+    for _ in range(2):
+        optimiser.zero_grad()
+        (network(x) - y).square().mean().backward()
+        optimiser.step()
+    drawn = {line.get_label(): line.get_ydata() for line in axes[0, 0].lines}
+    everywhere = torch.linspace(-5, 5, 101).unsqueeze(1)
+    expected = network(everywhere).detach()[:, 0]
+    truth = tasks.amplitudes[1] * torch.sin(everywhere[:, 0] - tasks.phases[1])
+    np.testing.assert_allclose(drawn["one"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(drawn["the wave"], truth, rtol=1e-4, atol=1e-5)
+    assert axes[0, 0].get_title() == f"2 steps: {(expected - truth).square().mean():.2f}"
+
+
+def test_adaptation_viewer_says_when_steps_diverge():
+    tasks = waves()
+    tasks.y.mul_(1e6)
+    _, axes = plotting.new(1, 1)
+    meta._draw(axes[0, 0], starts(), tasks, 0, 10, 20, 0.1)
+    assert axes[0, 0].get_title() == "20 steps: diverges, diverges"
+
+
+def test_adaptation_viewer_refuses_what_it_cannot_draw():
+    for given, options, message in (
+        (({}, waves()), {}, "starts: expected 1 to 3 networks, got 0"),
+        ((starts(), sinusoids.draw(2, 12, seeds=[0])), {}, "tasks: expected waves of one seed"),
+        ((starts(), waves()), {"shots": 13}, "shots: "),
+        ((starts(), waves()), {"lr": 1.0}, "lr: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            widgets.adaptation_viewer(*given, **options)

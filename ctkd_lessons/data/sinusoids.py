@@ -49,6 +49,8 @@ def draw(
     """
     expect.count("tasks", tasks)
     expect.count("points", points)
+    if not isinstance(part, str):
+        raise TypeError(f'part: expected a name such as "test", got {part!r}')
     _expect_range("amplitudes", amplitudes, low=0)
     _expect_range("phases", phases)
     chances = [torch.Generator().manual_seed(stream(seed, f"waves {part}")) for seed in course_seeds(seeds)]
