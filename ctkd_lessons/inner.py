@@ -36,7 +36,8 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "").removeprefix("native_")
         if name in _FUSED_NORMALISATIONS:
             raise _Obstacle(name, wrong=True)
-        if name in _CONVOLUTIONS and not args[0].is_cuda and args[0].shape[2:].numel() > _LARGEST_IMAGE:
+        images = args[0] if name in _CONVOLUTIONS and args else None
+        if isinstance(images, Tensor) and images.device.type == "cpu" and images.shape[2:].numel() > _LARGEST_IMAGE:
             raise _Obstacle(name, wrong=False)
         return func(*args, **(kwargs or {}))
 

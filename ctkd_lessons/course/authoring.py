@@ -66,7 +66,7 @@ def sweep(
 ) -> None:
     """Run lessons under other seeds and note, for each claim, where it held."""
     for seed in seeds:
-        for path in sorted((ROOT / "notebooks").glob(f"{lesson or '0'}*.ipynb")):
+        for path in sorted((ROOT / "notebooks").glob(f"{lesson or '[0-9]'}*.ipynb")):
             notebook = read_notebook(path)
             made = _claims(execute(notebook, path.parent, seed=seed, allow_errors=True))
             _note_held(ROOT / "notebooks" / SEEDS_SHOWN, path.stem, code_of(notebook), seed, made)

@@ -31,7 +31,7 @@ def adaptation_viewer(starts: Mapping[str, nn.Module], tasks: Waves, *, shots: i
     expect.count("shots", shots, high=tasks.x.shape[1])
     expect.number("lr", lr, low=0.001, high=0.1)
     names = " and ".join(starts)
-    twin, axes = plotting.new(1, 3, size=(8, 2.8))
+    twin, axes = plotting.new(1, 3, size=(6.4, 2.2))
     for one, steps in zip(axes[0], (0, 1, 10), strict=True):
         _draw(one, starts, tasks, 0, shots, steps, lr)
     twin.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
@@ -75,7 +75,7 @@ def _draw(
         if found is not None:
             axes.plot(everywhere[:, 0], found[:, 0], dash, color=plotting.COLOURS[colour], label=name)
     count = f"{steps} step" + "s" * (steps != 1)
-    axes.set(title=f"{count}: " + ", ".join(errors), xlabel="x", ylim=(-7, 7))
+    axes.set(title=f"{count}: " + ", ".join(errors), xlabel="x", ylim=(-6, 6))
 
 
 def _after(network: nn.Module, x: Tensor, y: Tensor, everywhere: Tensor, steps: int, lr: float) -> Tensor | None:
