@@ -89,13 +89,13 @@ def rule_targets(answers: Sequence[Tensor], holds: Tensor, strength: float = mat
     if list(holds.shape) != sizes:
         raise ValueError(f"holds: expected an axis for each part's classes, {tuple(sizes)}, got {tuple(holds.shape)}")
     expect.true(holds.any(), "holds: expected a rule that some combination of answers keeps, got none")
-    joint = torch.where(holds, 0.0, -strength).to(answers[0])
+    joint = torch.where(holds, 0.0, -strength).to(at_least_float32(answers[0]))
     for place, one in enumerate(answers):  # in logarithms: products of small probabilities would vanish
-        log_p = one.detach().clamp(min=torch.finfo(one.dtype).tiny).log()
+        log_p = at_least_float32(one.detach()).clamp(min=torch.finfo(joint.dtype).tiny).log()
         joint = joint + log_p.view(len(log_p), *(log_p.shape[1] if axis == place else 1 for axis in range(len(sizes))))
     joint = joint.flatten(1).softmax(dim=1).view(-1, *sizes)
     others = [[axis + 1 for axis in range(len(sizes)) if axis != place] for place in range(len(sizes))]
-    return tuple(joint.sum(dim=axes) if axes else joint for axes in others)
+    return tuple((joint.sum(dim=axes) if axes else joint).to(answers[0].dtype) for axes in others)
 
 
 def teacher_agreement(teacher_logits: Tensor, labels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ MODULES = {
     "08": "shift",
     "09": "cross_domain",
     "10": "meta",
+    "11": "meta_transfer",
 }
 
 
