@@ -12,7 +12,7 @@ lab: .venv/ready
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --nbval tests notebooks solutions
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks solutions
 
 test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval notebooks solutions

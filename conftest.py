@@ -9,5 +9,7 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Compare notebooks with their recorded outputs but for measured numbers, and without progress bars."""
     os.environ["CTKD_NO_PROGRESS"] = "1"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
+        os.environ["OMP_NUM_THREADS"] = "1"
     if config.option.nbval_sanitize_with is None:
         config.option.nbval_sanitize_with = str(Path(__file__).parent / "tests" / "nbval.cfg")
