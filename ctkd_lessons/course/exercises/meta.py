@@ -14,6 +14,7 @@ from ctkd_lessons.course.exercises.meta_losses import (
     draw_batch,
     draw_params,
     gradients_of,
+    handed_back,
     leaves,
     observe_afterwards,
     observe_loss,
@@ -96,14 +97,7 @@ def _wrong_adapt(
             changed[place] = old[place] - rate * gradients[place]
         now = tuple(changed)
         at = params if start_gradient else now
-    if in_place:
-        with torch.no_grad():
-            for entry, new in zip(params, now, strict=True):
-                entry.copy_(new)
-        return params
-    if moved:
-        return tuple(new - old for new, old in zip(now, params, strict=True))
-    return tuple(entry.detach() for entry in now) if detached else now
+    return handed_back(params, now, in_place=in_place, moved=moved, detached=detached)
 
 
 ADAPT = Exercise(

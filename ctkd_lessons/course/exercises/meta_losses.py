@@ -45,6 +45,18 @@ def gradients_of(loss: TaskLoss, params: Params, batch: Batch, *, graph: bool = 
     return torch.autograd.grad(loss(params, *batch), params, create_graph=graph)
 
 
+def handed_back(params: Params, now: Params, *, in_place: bool, moved: bool, detached: bool) -> Params:
+    """Return new parameters as wrong answers do: written over the given ones, as a change, or cut from the graph."""
+    if in_place:
+        with torch.no_grad():
+            for entry, new in zip(params, now, strict=True):
+                entry.copy_(new)
+        return params
+    if moved:
+        return tuple(new - old for new, old in zip(now, params, strict=True))
+    return tuple(entry.detach() for entry in now) if detached else now
+
+
 def tasks_of(batch: Batch) -> list[Batch]:
     """Return each task's tensors."""
     return list(zip(*batch, strict=True))

@@ -11,6 +11,7 @@ from ctkd_lessons.course.exercises.meta_losses import (
     draw_batch,
     draw_params,
     gradients_of,
+    handed_back,
     leaves,
     observe_afterwards,
     observe_params,
@@ -87,14 +88,7 @@ def _meta_sgd(
             new = rate * old - g if on_params else old + step if ascent else old - step
             made.append(old if last_only and place < len(now) - 1 else new)
         now = tuple(made)
-    if in_place:
-        with torch.no_grad():
-            for entry, new in zip(params, now, strict=True):
-                entry.copy_(new)
-        return params
-    if moved:
-        return tuple(new - old for new, old in zip(now, params, strict=True))
-    return tuple(entry.detach() for entry in now) if detached else now
+    return handed_back(params, now, in_place=in_place, moved=moved, detached=detached)
 
 
 META_SGD = Exercise(
