@@ -1,0 +1,1 @@
+"""Grading a class: sandbox, marks, nbgrader's gradebook, report."""
