@@ -6,13 +6,10 @@ thing that differs, and whether a known mistake explains at least that input. No
 before it is compared.
 """
 
-import inspect
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress, permutations
-from types import CodeType
 from zlib import crc32
 
 import numpy as np
@@ -20,7 +17,7 @@ import torch
 import torch._dynamo  # the first optimiser loads it, in over a second: better now than in a check
 
 from ctkd_lessons.course.exercises.description import Answer, Case, Exercise, Mistake, Observation, Property
-from ctkd_lessons.threads import one_thread
+from ctkd_lessons.course.observing import watch
 
 # Relative to the largest expected entry: room for another order of operations, none for another formula.
 TOLERANCE = {"float16": 2e-2, "float32": 2e-4, "float64": 1e-6}
@@ -55,8 +52,13 @@ def examine(exercise: Exercise, answer: Answer, seed: int = 0) -> Finding:
     if not callable(answer):
         headline = f"`{exercise.name}` should be a function; this is of type {type(answer).__name__}."
         return Finding(exercise, "wrong", headline, details=("Run the cell that defines it, then check again.",))
-    seen = [observe(exercise, answer, case) for case in cases_of(exercise, seed)]
-    return judge(exercise, seen, answer, seed)
+    cases = cases_of(exercise, seed)
+    seen = [observe(exercise, answer, case) for case in cases]
+    finding = judge(exercise, seen, seed, again=lambda: observe(exercise, answer, cases[0], chance=1))
+    broken = [prop.says for prop in exercise.properties if finding.passed and not _holds(prop, answer)]
+    if not broken:
+        return finding
+    return Finding(exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not.")
 
 
 @lru_cache(maxsize=256)
@@ -65,37 +67,34 @@ def cases_of(exercise: Exercise, seed: int = 0) -> tuple[Case, ...]:
     return tuple(exercise.inputs(np.random.default_rng([seed, crc32(exercise.id.encode())])))
 
 
-def observe(exercise: Exercise, answer: Answer, case: Case, seed: int = 0) -> Observation:
-    """Drive an answer on one case, torch's chance set by ``seed``; an exception becomes part of the observation."""
-    copies = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in case.items()}
-    try:
-        with one_thread(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return exercise.drive(answer, copies)
-    except Exception as error:  # noqa: BLE001 -- an answer may raise anything; it becomes a finding
-        return {"raised": type(error).__name__, "message": str(error), "line": _line_of(answer, error)}
+def observe(exercise: Exercise, answer: Answer, case: Case, chance: int = 0) -> Observation:
+    """Drive an answer on one case, torch's chance set by ``chance``."""
+    return watch(exercise.drive, answer, case, chance)
 
 
-def judge(exercise: Exercise, seen: Sequence[Observation], answer: Answer | None, seed: int = 0) -> Finding:
+def expected_of(exercise: Exercise, seed: int = 0) -> list[Observation]:
+    """Return what the right answer gives on each of ``cases_of(exercise, seed)``."""
+    return [_of_variant(exercise, None, seed, place) for place in range(len(cases_of(exercise, seed)))]
+
+
+def judge(
+    exercise: Exercise, seen: Sequence[Observation], seed: int = 0, again: Callable[[], Observation] | None = None
+) -> Finding:
     """Judge observations of ``cases_of(exercise, seed)``, wherever they were made.
 
-    ``answer`` is needed for the properties only.
+    ``again``: gives the first input's observation once more, under another state of torch's chance.
     """
     # The stub raises it without a word; torch's own NotImplementedErrors say what is missing.
     if all(one.get("raised") == "NotImplementedError" and not one["message"] for one in seen):
         return Finding(exercise, "not attempted", f"`{exercise.name}` is not attempted yet.")
     cases = cases_of(exercise, seed)
-    expected = [_of_variant(exercise, None, seed, place) for place in range(len(cases))]
+    expected = expected_of(exercise, seed)
     right = [differs(want, got) is None for want, got in zip(expected, seen, strict=True)]
     if all(right):
-        broken = [p.says for p in exercise.properties if answer is not None and not _holds(p, answer)]
-        if not broken:
-            text = f"`{exercise.name}` is right on all {len(cases)} inputs" + _properties(exercise)
-            return Finding(exercise, "passed", text + ".")
-        return Finding(
-            exercise, "wrong", f"Right on the random inputs, but a right answer {broken[0]}; yours does not."
-        )
-    if answer is not None and _is_random(exercise, answer, cases[0]):
+        text = f"`{exercise.name}` is right on all {len(cases)} inputs" + _properties(exercise)
+        return Finding(exercise, "passed", text + ".")
+    twice = expected[0], observe(exercise, exercise.reference, cases[0], chance=1)
+    if again is not None and _is_random(twice, (seen[0], again())):
         headline = "Your function gives another value on a second call with the same arguments."
         advice = "Does it make a layer with random weights of its own? Everything it needs stands in its arguments."
         return Finding(exercise, "wrong", headline, details=(advice,))
@@ -157,13 +156,14 @@ def _same(want: object, got: object) -> bool:
     return bool((np.abs(want - got) <= tolerance * scale).all())
 
 
-def _is_random(exercise: Exercise, answer: Answer, case: Case) -> bool:
+def _is_random(expected: tuple[Observation, Observation], seen: tuple[Observation, Observation]) -> bool:
     """Whether the answer's value depends on chance where the right one does not."""
-    varies = []
-    for function in (exercise.reference, answer):
-        values = [observe(exercise, function, case, seed).get("value") for seed in (0, 1)]
-        varies.append(all(isinstance(v, np.ndarray) for v in values) and not _same(*values))
-    return varies == [False, True]
+    return [_varies(*expected), _varies(*seen)] == [False, True]
+
+
+def _varies(one: Observation, other: Observation) -> bool:
+    values = one.get("value"), other.get("value")
+    return all(isinstance(value, np.ndarray) for value in values) and not _same(*values)
 
 
 @lru_cache(maxsize=8192)
@@ -422,29 +422,6 @@ def _in_short(value: np.ndarray) -> str:
 
 def _is_finite(seen: object) -> bool:
     return not isinstance(seen, np.ndarray) or bool(np.isfinite(seen).all())
-
-
-def _line_of(answer: Answer, error: Exception) -> str:
-    """Return where in the answer's own code an error arose: " (your line 3: `…`)"."""
-    code = getattr(inspect.unwrap(answer), "__code__", None)  # a decorator such as @contextmanager wraps it
-    names = set(_names_within(code)) if code else set()
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.name in names and frame.filename == code.co_filename and frame.lineno >= code.co_firstlineno
-    ]
-    if not frames:
-        return ""
-    line = frames[-1]
-    return f" (line {line.lineno - code.co_firstlineno + 1} of your function: `{line.line}`)"
-
-
-def _names_within(code: CodeType) -> Iterator[str]:
-    """Yield the names of a function and of those made in it, such as hooks."""
-    yield code.co_name
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_within(constant)
 
 
 def _holds(prop: Property, answer: Answer) -> bool:
