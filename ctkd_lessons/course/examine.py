@@ -184,12 +184,12 @@ def _recognise(
     for mistakes in exercise.combinations():
         variant = [_of_variant(exercise, mistakes, seed, 0)]
         # Most variants are out after one input; the others are worth all of them.
-        if differs(variant[0], seen[0]) is not None and not _equal_values(variant, seen[:1]):
+        if differs(variant[0], seen[0]) is not None and not equal_values(variant, seen[:1]):
             continue
         variant += [_of_variant(exercise, mistakes, seed, place) for place in range(1, len(seen))]
         if all(differs(a, b) is None for a, b in zip(variant, seen, strict=True)):
             return mistakes, variant
-        if not in_value[0] and _equal_values(variant, seen) and not _equal_values(variant, expected):
+        if not in_value[0] and equal_values(variant, seen) and not equal_values(variant, expected):
             in_value = mistakes, variant
     return in_value
 
@@ -200,13 +200,14 @@ def _recognise_in_part(
     """Return the known mistakes that explain one input, for an answer that none explains on all."""
     for mistakes in exercise.combinations():
         variant = _of_variant(exercise, mistakes, seed, place)
-        equal = _equal_values([variant], [seen[place]]) and not _equal_values([variant], [expected[place]])
+        equal = equal_values([variant], [seen[place]]) and not equal_values([variant], [expected[place]])
         if equal or differs(variant, seen[place]) is None:
             return mistakes
     return ()
 
 
-def _equal_values(left: Sequence[Observation], right: Sequence[Observation]) -> bool:
+def equal_values(left: Sequence[Observation], right: Sequence[Observation]) -> bool:
+    """Whether both hold the same values, whatever else differs."""
     return all(
         "value" in a and "value" in b and _same(a["value"], b["value"]) for a, b in zip(left, right, strict=True)
     )

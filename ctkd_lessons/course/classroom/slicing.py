@@ -27,6 +27,10 @@ class Library:
         """Whether ``module`` is one of the course's, or was given."""
         return module in self.extra or (module.split(".")[0] == PACKAGE and _file(module) is not None)
 
+    def is_import(self, module: str, name: str) -> bool:
+        """Whether ``module`` only imports ``name``."""
+        return _bindings(self.tree(module))[name][1] is not None
+
     def tree(self, module: str) -> ast.Module:
         """Return a module's syntax tree."""
         if module not in self._trees:
@@ -98,10 +102,10 @@ def _bindings(tree: ast.Module) -> dict[str, _Binding]:
                 bound[alias.asname or alias.name.partition(".")[0]] = node, alias
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             bound[node.name] = node, None
-        else:
-            for part in ast.walk(node):
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-                    bound[part.id] = node, None
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for part in (part for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)):
+                bound[part.id] = node, None
     return bound
 
 
