@@ -4,11 +4,14 @@ BIN := .venv/bin
 # Linux without a GPU: make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: lab test test-all lint bench notebooks exercises claims environment sweep clean
+.PHONY: lab classroom test test-all lint bench notebooks exercises claims environment sweep clean
 
 lab: .venv/ready
 	$(BIN)/ctkd doctor
 	$(BIN)/ctkd lab $(ARGS)
+
+classroom: .venv/ready-classroom
+	$(BIN)/ctkd lab --formgrader $(ARGS)
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .
@@ -43,6 +46,11 @@ sweep: .venv/ready-dev
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
 	touch $@
+
+.venv/ready-classroom: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) -e ".[classroom]"
+	touch .venv/ready $@
 
 .venv/ready-dev: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -3,15 +3,16 @@
 import html
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctkd_lessons.course.examine import Finding, examine
 from ctkd_lessons.course.exercises import find
 from ctkd_lessons.course.exercises.description import Answer
 
-SIGNS = {"passed": "✔", "not attempted": "○", "wrong": "✘"}
+SIGNS = {"passed": "✔", "not attempted": "○", "wrong": "✘", "stopped": "■"}
 # One hue each for right and wrong, told apart by colour-blind readers; the sign says it too.
-COLOURS = {"passed": "#0072b2", "not attempted": "#777777", "wrong": "#d55e00"}
+COLOURS = {"passed": "#0072b2", "not attempted": "#777777", "wrong": "#d55e00", "stopped": "#d55e00"}
 
 
 class CheckFailed(AssertionError):
@@ -45,13 +46,15 @@ class Report:
             "verdict": self.finding.verdict,
             "mistakes": [mistake.name for mistake in self.finding.mistakes],
         }
-        return {"text/plain": repr(self), "text/html": self._html()}, {"ctkd": record}
+        return {"text/plain": repr(self), "text/html": panel(self.finding.verdict, self.lines)}, {"ctkd": record}
 
-    def _html(self) -> str:
-        headline, *details = (_marked_up(line) for line in self.lines)
-        items = "".join(f'<div style="margin-top:.4em">{line}</div>' for line in details)
-        style = f"border-left:4px solid {COLOURS[self.finding.verdict]};padding:.5em .9em;max-width:46em"
-        return f'<div class="ctkd-check" style="{style}"><strong>{headline}</strong>{items}</div>'
+
+def panel(verdict: str, lines: Sequence[str]) -> str:
+    """Return a headline and details as HTML, whatever they hold; ``verdict``: a key of ``SIGNS``."""
+    headline, *details = (_marked_up(line) for line in lines)
+    items = "".join(f'<div style="margin-top:.4em">{line}</div>' for line in details)
+    style = f"border-left:4px solid {COLOURS[verdict]};padding:.5em .9em;max-width:46em"
+    return f'<div class="ctkd-check" style="{style}"><strong>{headline}</strong>{items}</div>'
 
 
 def _marked_up(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The command ``ctkd``: start, check, progress, doctor, lab."""
+"""The command ``ctkd``: start, check, progress, doctor, lab, and for a class: grade."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import typer
 from ctkd_lessons.course.lessons import ROOT, CourseError, Lesson, find, lessons
 
 app = typer.Typer(help="The course on cross-task knowledge distillation.", no_args_is_help=True, add_completion=False)
+GRADEBOOK = ROOT / "gradebook.db"
 LessonName = Annotated[str, typer.Argument(metavar="LESSON", help='such as "01"')]
 
 
@@ -79,13 +80,17 @@ def doctor() -> None:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lab(context: typer.Context) -> None:
+def lab(
+    context: typer.Context,
+    formgrader: Annotated[bool, typer.Option("--formgrader", help="open nbgrader's formgrader instead")] = False,
+) -> None:
     """Open JupyterLab on the first notebook; further options go to "jupyter lab"."""
+    first = "/lab?formgrader=true" if formgrader else "/lab/tree/notebooks/00_start_here.ipynb"
     # Nothing leaves the machine: JupyterLab would look for news and newer versions of itself, and ask whether it may.
     options = ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     settings = [str(Path(__file__).parent / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     # Not as an argument: that would make the notebook's folder the root, and put my_work/ out of reach.
-    options += [f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"]
+    options += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url={first}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container, where JupyterLab would refuse
         options += ["--allow-root"]
     command = [sys.executable, "-m", "jupyterlab", *options, *context.args]
@@ -93,6 +98,46 @@ def lab(context: typer.Context) -> None:
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(settings), "PATH": os.pathsep.join(path)}
     raise typer.Exit(subprocess.call(command, cwd=ROOT, env=environment))
+
+
+@app.command()
+def grade(
+    lesson: LessonName,
+    submissions: Annotated[
+        Path | None,
+        typer.Option(help="folder of STUDENT/LESSON/LESSON.ipynb; if not given, submitted/ by the gradebook"),
+    ] = None,
+    gradebook: Annotated[Path, typer.Option(help="nbgrader's database; all results lie beside it")] = GRADEBOOK,
+    jobs: Annotated[int | None, typer.Option(min=1, help="how many at once  [default: one per CPU]")] = None,
+    dask: Annotated[str, typer.Option(metavar="ADDRESS", help="grade on the workers of this Dask cluster")] = "",
+    replay: Annotated[bool, typer.Option("--replay", help="grade once more on the same inputs and compare")] = False,
+    again: Annotated[bool, typer.Option("--again", help="grade also what is graded already")] = False,
+    student: Annotated[list[str] | None, typer.Option(help="only this one, again; may be given several times")] = None,
+    private: Annotated[Path | None, typer.Option(help="a module with exercises of your own")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="how long a submission may run")] = None,
+) -> None:
+    """Grade what a class handed in, in a sandbox, into nbgrader's gradebook."""
+    from ctkd_lessons.course.classroom.handed_in import Class, private_text  # the grader's packages are for instructors
+
+    found = _find(lesson)
+    gradebook = gradebook.absolute()
+    folder = (submissions or gradebook.parent / "submitted").absolute()
+    try:
+        text = private_text(private, found) if private else ""
+        of = Class(found, folder, gradebook, tuple(student or ()), text, seconds)
+        if replay:
+            from ctkd_lessons.course.classroom.replay import replay as replay_class
+
+            raise typer.Exit(0 if replay_class(of, jobs, dask) else 1)
+        from ctkd_lessons.course.classroom.run import grade_class
+
+        grade_class(of, jobs, dask, again)
+    except CourseError as error:
+        _stop(str(error))
+    except OSError as error:
+        _stop(f"It cannot go on: {error}.")
+    except KeyboardInterrupt:
+        _stop("Stopped. The same command goes on from there.")
 
 
 def _find(text: str) -> Lesson:

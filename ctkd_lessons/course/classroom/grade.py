@@ -59,6 +59,7 @@ def _run_rooms(task: Task, lesson: Lesson, cells: list[str], notes: list[str], m
             raise RuntimeError(f"the sandbox did not start: {last}")
         changed = _changed(outcome)
         if changed:
+            marks.clear()
             return f"It changes what belongs to a library: {changed}. Look at it yourself."
         marks |= {one.id: mark for one in asked if (mark := _mark(one, outcome, task.seed, limits))}
         if not number:
@@ -79,7 +80,7 @@ def _request(room: Furnished, asked: Sequence[Exercise], cells: list[str], seed:
         for one in asked
     ]
     code = "\n".join([*cells, *room.files.values()])
-    return {"cells": cells, "exercises": exercises, "optimisers": "optim" in code}
+    return {"cells": cells, "exercises": exercises, "dynamo": "optim" in code or "vmap" in code}
 
 
 def _mark(exercise: Exercise, outcome: Outcome, seed: int, limits: Limits) -> Mark | None:

@@ -79,8 +79,8 @@ def _warm_up(request: dict) -> Any:
     from traitlets.config import Config
 
     torch.set_num_threads(1)
-    if request["optimisers"]:
-        import torch._dynamo  # the first optimiser loads it, in over a second
+    if request["dynamo"]:
+        import torch._dynamo  # the first optimiser and the first vmap load it, in over a second
     settings = Config({"HistoryManager": {"enabled": False}})
     shell = InteractiveShell(user_module=ModuleType("__main__"), colors="nocolor", config=settings)
     builtins.get_ipython = lambda: shell
@@ -185,9 +185,12 @@ def _changed(before: list[tuple[str, Any, dict[str, Any]]]) -> list[str]:
 
 
 def _differences(before: list[tuple[str, Any, dict[str, Any]]]) -> Iterator[str]:
+    innocent = ("_", "manual_seed")  # what the shell showed last; torch._dynamo wraps this one when it is loaded
     for name, space, noted in before:
         now = vars(space)
-        yield from (f"{name}.{key}" for key, value in noted.items() if now.get(key) is not value and key != "_")
+        yield from (
+            f"{name}.{key}" for key, value in noted.items() if now.get(key) is not value and key not in innocent
+        )
 
 
 if __name__ == "__main__":

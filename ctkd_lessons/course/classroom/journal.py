@@ -1,8 +1,9 @@
 """What a run has found so far, one line of JSON per event, so that a killed run goes on where it was.
 
 The kinds of line: "run" (a run begins), "result" (a submission ended), "written" (its marks are in the
-gradebook too), "finished" (the run came to its end). A student's last result counts. A line is added
-with one call of the system; what a killed run wrote of its last line is cut off before the next one.
+gradebook too), "no gradebook" (no marks are there any more), "finished" (the run came to its end). A
+student's last result counts. A line is added with one call of the system; what a killed run wrote of its
+last line is cut off before the next one.
 """
 
 import errno
@@ -64,6 +65,8 @@ class Journal:
             content = path.read_bytes()
         except FileNotFoundError:
             content = b""
+        except OSError as error:
+            raise CourseError(f"{path} cannot be read: {error.strerror}.") from None
         *lines, torn = content.split(b"\n")
         self._size = len(content) - len(torn)
         for number, line in enumerate(lines, 1):
@@ -84,6 +87,10 @@ class Journal:
         """Note that a student's marks are in the gradebook."""
         self._add("written", {"student": student})
 
+    def lose_gradebook(self) -> None:
+        """Note that the gradebook is gone: all marks must be written once more."""
+        self._add("no gradebook", {})
+
     def finish(self, seed: int) -> None:
         """Note that the run with this seed came to its end."""
         self._add("finished", {"seed": seed})
@@ -100,6 +107,8 @@ class Journal:
             self.entries[result.student] = Entry(result, record["task"], self._rules)
         elif record["kind"] == "written":
             self.entries[record["student"]] = replace(self.entries[record["student"]], written=True)
+        elif record["kind"] == "no gradebook":
+            self.entries = {student: replace(entry, written=False) for student, entry in self.entries.items()}
         elif record["kind"] == "finished":
             self.unfinished = None if self.unfinished and self.unfinished.seed == record["seed"] else self.unfinished
         else:

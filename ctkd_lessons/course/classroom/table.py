@@ -11,7 +11,7 @@ from ctkd_lessons.course.classroom.results import Mark, Result
 LONGEST = 32_000  # characters in a cell: Excel breaks a longer one in two
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 # A formula may also begin where a spreadsheet that expects semicolons or tabs cuts the line.
-_FORMULA = re.compile(r"(^|[;\t\n])( *+[=+\-@＝＋－＠])")
+_FORMULA = re.compile(r"(^(?=\t)|(?:^|[;\t\n])(?= *[=+\-@＝＋－＠]))")
 _SHOWN_AS_IS = "\n\t\u200c\u200d"  # the last two join and part letters: Persian and Hindi names need them
 _ACTS = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, half a surrogate pair, ends of lines and paragraphs
 
@@ -78,4 +78,4 @@ def _cell(value: object) -> object:
     if not isinstance(value, str):
         return round(value, 4) if isinstance(value, float) else value
     text = visible(value[:LONGEST])
-    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'\2", text)[:LONGEST]
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'", text)[:LONGEST]
