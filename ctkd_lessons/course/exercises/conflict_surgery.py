@@ -250,7 +250,7 @@ def _step_inputs(rng: np.random.Generator) -> list[Case]:
             "learning_rate": learning_rate,
         }
 
-    return [case(3, 5, 2, 0.05), case(4, 4, 3, 0.02), case(2, 6, 2, 0.05)]
+    return [case(3, 5, 3, 0.05), case(6, 4, 4, 0.02), case(2, 6, 2, 0.05)]
 
 
 def _observe_step(answer: Answer, case: Case) -> Observation:

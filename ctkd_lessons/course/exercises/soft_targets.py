@@ -423,8 +423,9 @@ def _offset_inputs(rng: np.random.Generator) -> list[Case]:
         {"logits": rng.normal(0, 3, size).astype(dtype), "label": int(rng.integers(size[1])), "share": share}
         for size, share, dtype in zip(sizes, shares, ("float64", "float32") * 3, strict=True)
     ]
-    # All logits negative: a zero in the place of the class would win.
-    return [*cases, {"logits": rng.normal(-20, 2, (15, 4)), "label": 1, "share": 0.4}]
+    # All logits negative: a zero in the place of the class would win. The class leads: its offset is below zero.
+    led = rng.normal(-30, 2, (15, 4)) + np.array([0.0, 15.0, 0.0, 0.0])
+    return [*cases, {"logits": led, "label": 1, "share": 0.4}]
 
 
 def _observe_number(answer: Answer, case: Case) -> Observation:
