@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ctkd_lessons.course.classroom.plain import pack, unpack
 from ctkd_lessons.course.classroom.results import Mark, Result
@@ -39,12 +40,20 @@ def grade(task: Task) -> Result:
             reason = _run_rooms(task, lesson, cells, notes, marks)
         except CourseError as error:
             reason = str(error)
-    made = tuple(marks.get(one.id) or _none(one, "stopped", "Not graded.") for one in exercises)
+    made = tuple(_writable(marks.get(one.id) or _none(one, "stopped", "Not graded.")) for one in exercises)
     seconds = round(time.perf_counter() - start, 2)
     state = "failed" if reason else "graded"
-    return Result(
-        task.student, task.lesson, state, reason, tuple(notes), made, task.seed, task.digest, seconds, task.submitted
-    )
+    told = _text(reason), tuple(map(_text, notes))
+    return Result(task.student, task.lesson, state, *told, made, task.seed, task.digest, seconds, _text(task.submitted))
+
+
+def _writable(mark: Mark) -> Mark:
+    return replace(mark, headline=_text(mark.headline), details=tuple(map(_text, mark.details)))
+
+
+def _text(words: str) -> str:
+    """Return a student's words as a file can hold them: JSON may carry half a character."""
+    return words.encode(errors="replace").decode()
 
 
 def _run_rooms(task: Task, lesson: Lesson, cells: list[str], notes: list[str], marks: dict[str, Mark]) -> str:
@@ -98,8 +107,9 @@ def _mark(exercise: Exercise, outcome: Outcome, seed: int, limits: Limits) -> Ma
         return _none(exercise, "wrong", headline)
     if "missing" in event:
         return _none(exercise, "wrong", f"There is no function `{exercise.name}` after all cells have run.")
-    why = STOPPED.get(event.get("stopped"), "`{name}` crashed ({why}).")
-    return _none(exercise, "stopped", why.format(limits, name=exercise.name, why=str(event.get("stopped"))[:20]))
+    signal = str(event.get("stopped"))[:20]
+    why = STOPPED.get(signal, "`{name}` crashed ({why}).")
+    return _none(exercise, "stopped", why.format(limits, name=exercise.name, why=signal))
 
 
 def _judged(exercise: Exercise, event: dict, seed: int) -> Mark:

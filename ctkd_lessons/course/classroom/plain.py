@@ -36,8 +36,8 @@ def unpack(value: Any) -> Any:
 
 
 def _array(data: Any, dtype: Any, shape: Any) -> np.ndarray:
-    if not isinstance(data, str) or not isinstance(dtype, str) or not isinstance(shape, list):
-        raise ValueError("packed array: expected text, a dtype and a shape")
+    if not isinstance(data, str) or not isinstance(dtype, str) or not isinstance(shape, list) or len(dtype) > 20:
+        raise ValueError("packed array: expected text, a short dtype and a shape")
     try:
         kind = np.dtype(dtype)
         content = base64.b64decode(data, validate=True)

@@ -71,7 +71,7 @@ def _template() -> jinja2.Template:
         "marked_up": lambda text: Markup(_marked_up(visible(text))),
         "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
-    environment.globals |= {"KINDS": KINDS, "SIGNS": SIGNS | {"stopped": "■"}}
+    environment.globals |= {"KINDS": KINDS, "SIGNS": SIGNS}
     text = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     return environment.from_string(text)
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from ctkd_lessons.course.classroom import syscalls
 from ctkd_lessons.course.lessons import ROOT
 
 COURSE = "/course"
@@ -77,8 +79,11 @@ def ready() -> str:
         return "Grading needs Linux: submissions run in bubblewrap, which is there only. Nothing was run."
     if shutil.which("bwrap") is None:
         return f"bubblewrap is not installed; without it no submission is run. {INSTALL}"
-    command = [*_bubblewrap(Path(tempfile.gettempdir()), Limits()), "/bin/true"]
-    trial = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if not syscalls.is_known():
+        return f"Grading needs a processor of {' or '.join(syscalls.MACHINES)}. Nothing was run."
+    with _filter() as calls:
+        command = [*_bubblewrap(Path(tempfile.gettempdir()), Limits(), calls), "/bin/true"]
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, pass_fds=(calls,))
     if trial.returncode == 0:
         return ""
     reason = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
@@ -100,10 +105,23 @@ def run(files: dict[str, str], request: dict[str, Any], limits: Limits) -> Outco
             (folder / path).write_text(text, encoding="utf-8")
         for place in (folder, *folder.rglob("*")):
             place.chmod(0o755 if place.is_dir() else 0o644)
-        return _watched(_bubblewrap(folder, limits), limits)
+        with _filter() as calls:
+            return _watched(_bubblewrap(folder, limits, calls), limits, calls)
 
 
-def _watched(bubblewrap: list[str], limits: Limits) -> Outcome:
+@contextmanager
+def _filter() -> Iterator[int]:
+    """Yield a file descriptor from which bubblewrap reads the filter of system calls."""
+    reading, writing = os.pipe()
+    os.write(writing, syscalls.program())
+    os.close(writing)
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+
+
+def _watched(bubblewrap: list[str], limits: Limits, calls: int) -> Outcome:
     reading, writing = os.pipe()
     program = [sys.executable, "-I", "-B", f"{COURSE}/inside.py", f"{COURSE}/request.json", str(writing)]
     process = subprocess.Popen(
@@ -111,21 +129,35 @@ def _watched(bubblewrap: list[str], limits: Limits) -> Outcome:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=(writing,),
+        pass_fds=(writing, calls),
         start_new_session=True,
+        env={},  # it could be read inside, in /proc/1/environ
     )
     os.close(writing)
     try:
         answers, printed, ending = _read(process, reading, limits)
     finally:
-        process.kill()  # bubblewrap takes everything inside with it
-        process.wait()
+        _end(process)
         process.stdout.close()
         os.close(reading)
     events = list(_events(answers))
     if not ending and (not events or "changed" not in events[-1] or "exercise" in events[-1]):
         ending = "died"
     return Outcome(events, ending, printed.decode("utf-8", errors="replace"))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kill everything inside and wait until it is gone."""
+    try:
+        for first in psutil.Process(process.pid).children():
+            first.kill()  # process 1 inside: before its end is told, the kernel ends all others
+    except psutil.NoSuchProcess:
+        pass  # it came to its end meanwhile
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read(process: subprocess.Popen, answers_from: int, limits: Limits) -> tuple[bytes, bytes, str]:
@@ -186,7 +218,7 @@ def _events(answers: bytes) -> Iterator[dict]:
             yield event
 
 
-def _bubblewrap(course: Path, limits: Limits) -> list[str]:
+def _bubblewrap(course: Path, limits: Limits, calls: int) -> list[str]:
     """Return the command up to the program: what is seen, and what is not."""
     is_root = os.geteuid() == 0
     # Root gives up its rights inside; anyone else is nobody in a user namespace of their own.
@@ -196,7 +228,11 @@ def _bubblewrap(course: Path, limits: Limits) -> list[str]:
     namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     places = [
         *_system(),
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(MIB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
+        # Process 1 is bubblewrap; without root it is the student's own user, who could write into its memory.
+        *("--proc", "/proc", "--size", "4096", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"),
+        *("--perms", "0755", "--dir", "/dev", "--size", str(MIB), "--tmpfs", "/dev/shm"),
+        # No /dev/zero: mapped as shared, it is memory that nobody counts.
+        *(word for name in ("null", "random", "urandom") for word in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")),
         *("--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"),
         *("--ro-bind", str(course), COURSE, "--remount-ro", "/", "--chdir", "/tmp"),
     ]
@@ -208,8 +244,8 @@ def _bubblewrap(course: Path, limits: Limits) -> list[str]:
         "TORCHINDUCTOR_CACHE_DIR": "/tmp",
     }
     environment = [word for name, value in settings.items() for word in ("--setenv", name, value)]
-    ends = ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
-    return ["bwrap", *user, *namespaces, *ends, *environment, *places, "--"]
+    ends = ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv", "--seccomp", str(calls)]
+    return [shutil.which("bwrap"), *user, *namespaces, *ends, *environment, *places, "--"]
 
 
 def _system() -> Iterator[str]:
@@ -228,4 +264,4 @@ def _system() -> Iterator[str]:
     # Installed with a plain "pip install", the course lies among the libraries; its folder may lie under /usr.
     for place in (ROOT, *map(Path, find_spec("ctkd_lessons").submodule_search_locations)):
         if any(place.resolve().is_relative_to(prefix) for prefix in (*prefixes, Path("/usr"))):
-            yield from ("--tmpfs", str(place.resolve()))
+            yield from ("--size", str(MIB), "--tmpfs", str(place.resolve()))
