@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from ctkd_lessons import soft_targets
 from ctkd_lessons.course import exercises
 from ctkd_lessons.course.check import CheckFailed, _marked_up, check
-from ctkd_lessons.course.examine import cases_of, differs, examine, observe
+from ctkd_lessons.course.comparing import differs
+from ctkd_lessons.course.examine import cases_of, examine, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
 from ctkd_lessons.course.lessons import find as find_lesson
 from ctkd_lessons.features import activations, distance_loss, hint_loss, similarity_loss

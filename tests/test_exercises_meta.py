@@ -13,7 +13,8 @@ from torch.func import grad, vmap
 from ctkd_lessons import meta as lesson
 from ctkd_lessons.course import exercises
 from ctkd_lessons.course.check import check
-from ctkd_lessons.course.examine import cases_of, differs, examine, observe
+from ctkd_lessons.course.comparing import differs
+from ctkd_lessons.course.examine import cases_of, examine, observe
 from ctkd_lessons.course.lessons import find as find_lesson
 from ctkd_lessons.data import glyphs
 

@@ -13,7 +13,8 @@ from torch import nn
 from ctkd_lessons import meta_transfer as lesson
 from ctkd_lessons.course import exercises
 from ctkd_lessons.course.check import check
-from ctkd_lessons.course.examine import cases_of, differs, examine, observe
+from ctkd_lessons.course.comparing import differs
+from ctkd_lessons.course.examine import cases_of, examine, observe
 from ctkd_lessons.course.lessons import find as find_lesson
 from ctkd_lessons.features import hint_loss
 from ctkd_lessons.meta import adapt

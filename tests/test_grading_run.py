@@ -154,6 +154,16 @@ def test_an_unfinished_run_goes_on_with_its_seed(folder, here):
     assert here[-1].seed != seed
 
 
+def test_again_does_not_go_on_with_a_run_that_was_not_again(folder, here):
+    with pytest.raises(CourseError):
+        grade(folder, stopping(2, CourseError("Locked.")))
+    seed = here[0].seed
+    here.clear()
+    grade(folder, again=True)
+    assert [task.student for task in here] == ["ana", "bob", "cleo"]
+    assert here[0].seed != seed
+
+
 def test_an_unfinished_run_of_again_does_not_grade_twice(folder, here):
     grade(folder)
     before = here[0].seed

@@ -25,6 +25,7 @@ from jupyter_core.application import NoStart
 from ctkd_lessons.course.lessons import ROOT, read_notebook
 
 pytest.importorskip("nbgrader")
+from nbgrader.api import Gradebook
 from nbgrader.apps.nbgraderapp import NbGraderApp
 
 from ctkd_lessons.course.classroom import gradebook
@@ -153,7 +154,8 @@ def test_validate_and_autograde_work_on_the_course_s_own_lesson(lesson, monkeypa
         query = "SELECT SUM(auto_score) FROM grade g JOIN submitted_notebook n ON g.notebook_id = n.id JOIN "
         query += "submitted_assignment a ON n.assignment_id = a.id WHERE student_id = 'Carla'"
         assert db.execute(query).fetchall() == [(5,)]
-        db.execute("DELETE FROM student WHERE id = 'Carla'")
+    with Gradebook(f"sqlite:///{lesson.root / 'gradebook.db'}", "ctkd") as book:
+        book.remove_student("Carla")
 
 
 def zipped(place, **files):

@@ -10,7 +10,8 @@ from ctkd_lessons.course.classroom.results import Mark, Result
 from ctkd_lessons.course.classroom.rooms import Furnished, exercises_of, rooms
 from ctkd_lessons.course.classroom.sandbox import Limits, Outcome, run
 from ctkd_lessons.course.classroom.submission import Task, cells_to_run, notebook
-from ctkd_lessons.course.examine import cases_of, differs, equal_values, expected_of, judge
+from ctkd_lessons.course.comparing import differs, equal_values
+from ctkd_lessons.course.examine import cases_of, expected_of, judge
 from ctkd_lessons.course.exercises.description import Exercise, Observation
 from ctkd_lessons.course.lessons import CourseError, Lesson, find, read_notebook
 

@@ -1,0 +1,185 @@
+"""Attacks by code: every submission ends in a stated result, gains nothing, and leaves nothing behind."""
+
+import json
+import os
+import socket
+import tempfile
+import time
+from functools import partial
+from itertools import pairwise
+
+import hostile
+import nbformat
+import psutil
+import pytest
+
+from ctkd_lessons.course.classroom import grade, rooms, sandbox, syscalls
+from ctkd_lessons.course.classroom.submission import Task
+from ctkd_lessons.course.examine import examine
+from ctkd_lessons.course.exercises import MODULES, of_lesson
+from ctkd_lessons.course.lessons import find, read_notebook
+
+SECRET = "what only the host knows"
+REFUSES = sandbox.ready()
+sandboxed = pytest.mark.skipif(bool(REFUSES), reason=REFUSES)
+
+
+class Host:
+    """Grades sheets and knows what must not change."""
+
+    def __init__(self, monkeypatch, folder):
+        self.folder = folder
+        self.canary = folder / "canary.txt"
+        for path in (self.canary, folder / "gradebook.db", folder / "submitted" / "berta" / "berta.ipynb"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(SECRET)
+            path.chmod(0o666)
+        self.outcomes = []
+        (folder / "temp").mkdir()
+        self.before = self.state()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder / "temp"))
+        monkeypatch.setenv("CTKD_SECRET", SECRET)
+        self.limit = lambda **limits: monkeypatch.setattr(grade, "Limits", partial(sandbox.Limits, **limits))
+        monkeypatch.setattr(grade, "run", self._run)
+
+    def state(self):
+        """Return what lies in the folder, the grader's temporary files among it."""
+        return {path: path.read_text() if path.is_file() else "" for path in self.folder.rglob("*")}
+
+    def _run(self, files, request, limits):
+        # What nobody here trains with takes a second to load.
+        outcome = sandbox.run(files, request | {"dynamo": False}, limits)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def grade(self, work, seconds=60.0, **limits):
+        """Grade a notebook under limits; afterwards nothing may be left."""
+        self.limit(**{"cell_seconds": 20.0, "exercise_seconds": 1.5} | limits)
+        start = time.monotonic()
+        result = grade.grade(Task("anna", hostile.LESSON.name, nbformat.writes(work).encode(), seed=5, seconds=seconds))
+        assert time.monotonic() - start < seconds + 10
+        assert not left_behind()
+        assert self.state() == self.before
+        json.dumps(result.as_record(), ensure_ascii=False).encode()
+        return result
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    return Host(monkeypatch, tmp_path)
+
+
+def left_behind():
+    """Return processes that belong to a sandbox of ours."""
+    found = psutil.Process().children(recursive=True)
+    for process in psutil.process_iter():
+        try:
+            found += [process] if process.uids().real == 200_000 + os.getpid() else []
+        except psutil.NoSuchProcess:
+            continue
+    return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def points(result):
+    return {mark.exercise.partition(".")[2]: mark.points for mark in result.marks}
+
+
+@sandboxed
+@pytest.mark.parametrize("attack", hostile.BY_CODE, ids=lambda attack: attack.name)
+def test_an_attack_gains_nothing_and_says_how_it_ended(host, attack):
+    limits = dict(attack.limits)
+    result = host.grade(hostile.sheet(attack.cell, attack.answers), limits.pop("seconds", 60.0), **limits)
+    assert (result.state, bool(result.reason)) == (("failed", True) if attack.reason else ("graded", False)), result
+    assert attack.reason in result.reason
+    assert attack.note in " ".join(result.notes)
+    earned = points(result)
+    assert earned.pop(hostile.RIGHT) == (2.0 if attack.keeps else 0.0)
+    assert set(earned.values()) == {0.0}
+    said = {mark.exercise.partition(".")[2]: mark.headline for mark in result.marks}
+    for name, words in attack.headlines.items():
+        assert words in said[name], said
+    assert all(len(line) < 3000 for mark in result.marks for line in (mark.headline, *mark.details))
+
+
+@sandboxed
+def test_nothing_of_the_host_can_be_reached(host, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+        name = f"ctkd-test-{os.getpid()}"
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        known = {
+            "SECRET": SECRET,
+            "CANARY": str(host.canary),
+            "FOLDER": str(tmp_path),
+            "PORT": server.getsockname()[1],
+            "ABSTRACT": name,
+            "PLACES": [str(hostile.LESSON.solution), str(hostile.LESSON.root / "ctkd_lessons" / "features.py")],
+        }
+        result = host.grade(hostile.probes(**known))
+    printed = host.outcomes[-1].printed.splitlines()
+    assert [line[6:] for line in printed if line.startswith("tried ")] == list(hostile.PROBES), result
+    assert [line for line in printed if line.startswith("GOT")] == []
+    assert result.points == points(result)[hostile.RIGHT] == 2.0
+    assert result.state == "graded"
+
+
+@sandboxed
+def test_after_all_that_a_good_submission_has_full_marks(host):
+    result = host.grade(read_notebook(hostile.LESSON.solution), exercise_seconds=10.0)
+    assert (result.state, result.points) == ("graded", result.out_of)
+
+
+@pytest.mark.parametrize(("name", "events"), hostile.forged_events().items(), ids=lambda value: str(value)[:40])
+def test_what_is_forged_is_read_without_harm(host, monkeypatch, name, events):
+    lines = "\n".join(json.dumps(event) for event in [{"ready": True}, *events, {"changed": []}])
+    outcome = sandbox.Outcome(list(sandbox._events(lines.encode())))
+    monkeypatch.setattr(grade, "run", lambda *arguments: outcome)
+    start = time.monotonic()
+    result = host.grade(hostile.sheet())
+    assert time.monotonic() - start < 5
+    assert result.points == 0
+    assert len(json.dumps(result.as_record())) < 20_000
+
+
+def test_the_filter_knows_its_machines():
+    for machine in syscalls.MACHINES:
+        program = syscalls.program(machine)
+        assert len(program) % 8 == 0
+        assert program[-8] == syscalls.RETURN
+    for numbers, others in pairwise(sorted(syscalls.REFUSED.values())):
+        assert numbers[0] != others[0]
+    assert len({numbers[1] for numbers in syscalls.REFUSED.values()}) == len(syscalls.REFUSED)
+    with pytest.raises(ValueError, match="expected one of x86_64, aarch64, got 'sparc'"):
+        syscalls.program("sparc")
+
+
+def test_an_unknown_machine_runs_nothing(monkeypatch):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: "/usr/bin/bwrap")
+    monkeypatch.setattr(syscalls, "is_known", lambda: False)
+    monkeypatch.setattr(sandbox.subprocess, "run", lambda *a, **k: pytest.fail("something was run"))
+    assert "Nothing was run" in sandbox.ready()
+
+
+@pytest.mark.parametrize("number", MODULES)
+def test_no_room_holds_an_answer(number, tmp_path):
+    """Whatever can be called in a room's files is no answer to an exercise of that room."""
+    for room in rooms.rooms(find(number)):
+        asked = [exercise for exercise in of_lesson(number) if exercise.id in room.ids]
+        for path, source in room.files.items():
+            for name, function in callables(path, source):
+                passed = [one.id for one in asked if is_answer(one, function)]
+                assert not passed, f"{path}: {name} passes {passed}"
+
+
+def callables(path, source):
+    """Run one of a room's files by itself; yield what it defines that can be called."""
+    space = {"__name__": "in_a_room", "__file__": path}
+    exec(compile(source, path, "exec"), space)
+    yield from ((name, value) for name, value in space.items() if callable(value) and not name.startswith("__"))
+
+
+def is_answer(exercise, function):
+    try:
+        return examine(exercise, function).passed
+    except BaseException:  # noqa: BLE001 -- it was not made to be an answer
+        return False
