@@ -10,6 +10,7 @@ from classroom import EVIL, LESSON, failed, graded, hostile, make_class, sheet
 
 from ctkd_lessons.course.classroom import database, gradebook
 from ctkd_lessons.course.classroom.handback import autograded
+from ctkd_lessons.course.classroom.names import student_id
 from ctkd_lessons.course.lessons import CourseError, read_notebook
 
 api = pytest.importorskip("nbgrader.api")
@@ -245,8 +246,8 @@ def test_names_that_a_page_would_trip_over_are_replaced_and_told_apart(book, les
     kept = [name for (name,) in rows(book, "SELECT id FROM student")]
     assert len(kept) == len(BAD_NAMES)
     assert not any(set(name) & set('<>"\\%#[]*?\t\u202e') or len(name) > 100 or name != name.strip() for name in kept)
-    assert gradebook.student_id("a_b") == "a_b"
-    assert gradebook.student_id("a[b") != gradebook.student_id("a]b")
+    assert student_id("a_b") == "a_b"
+    assert student_id("a[b") != student_id("a]b")
 
 
 def test_a_wrong_time_is_no_reason_to_lose_a_mark(book, lesson):

@@ -15,7 +15,7 @@ import pytest
 
 from ctkd_lessons.course.classroom import grade, rooms, sandbox, syscalls
 from ctkd_lessons.course.classroom.submission import Task
-from ctkd_lessons.course.examine import examine
+from ctkd_lessons.course.examine import cases_of, differs, examine, expected_of, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
 from ctkd_lessons.course.lessons import find, read_notebook
 
@@ -171,15 +171,23 @@ def test_no_room_holds_an_answer(number, tmp_path):
                 assert not passed, f"{path}: {name} passes {passed}"
 
 
+def test_an_answer_in_a_room_would_be_found():
+    exercise = of_lesson("02")[0]
+    source = f"from ctkd_lessons.features import {exercise.reference.__name__} as innocent"
+    assert [name for name, function in callables("room.py", source) if is_answer(exercise, function)] == ["innocent"]
+
+
 def callables(path, source):
-    """Run one of a room's files by itself; yield what it defines that can be called."""
-    space = {"__name__": "in_a_room", "__file__": path}
+    """Run one of a room's files by itself; return what can be called there, but for libraries."""
+    space = {"__name__": "ctkd_room", "__file__": path}
     exec(compile(source, path, "exec"), space)
-    yield from ((name, value) for name, value in space.items() if callable(value) and not name.startswith("__"))
+    named = [(name, value) for name, value in space.items() if callable(value)]
+    return [(name, value) for name, value in named if str(getattr(value, "__module__", "")).startswith("ctkd_")]
 
 
 def is_answer(exercise, function):
     try:
-        return examine(exercise, function).passed
+        first = observe(exercise, function, cases_of(exercise)[0])
     except BaseException:  # noqa: BLE001 -- it was not made to be an answer
         return False
+    return differs(expected_of(exercise)[0], first) is None and examine(exercise, function).passed

@@ -16,6 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from ctkd_lessons.course.classroom import overview, report, table
+from ctkd_lessons.course.classroom.names import student_id
 from ctkd_lessons.course.classroom.results import Mark, Result
 from ctkd_lessons.course.exercises import of_lesson
 from ctkd_lessons.course.lessons import Lesson
@@ -196,7 +197,7 @@ def test_links_lead_to_the_autograded_notebook(sixty):
         student = address.removeprefix(start).removesuffix(end)
         assert "/" not in student
         if not re.search(r"[\ud800-\udfff]", one.student):  # no file that nbgrader knows has such a name
-            assert unquote(student) == one.student
+            assert unquote(student) == student_id(one.student)
 
 
 def test_nothing_a_student_wrote_becomes_part_of_the_page(sixty):

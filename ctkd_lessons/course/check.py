@@ -51,13 +51,13 @@ class Report:
 
 def panel(verdict: str, lines: Sequence[str]) -> str:
     """Return a headline and details as HTML, whatever they hold; ``verdict``: a key of ``SIGNS``."""
-    headline, *details = (_marked_up(line) for line in lines)
+    headline, *details = (marked_up(line) for line in lines)
     items = "".join(f'<div style="margin-top:.4em">{line}</div>' for line in details)
     style = f"border-left:4px solid {COLOURS[verdict]};padding:.5em .9em;max-width:46em"
     return f'<div class="ctkd-check" style="{style}"><strong>{headline}</strong>{items}</div>'
 
 
-def _marked_up(line: str) -> str:
+def marked_up(line: str) -> str:
     """Turn `code` and *stress* into HTML; a star inside code stays a star."""
     parts = re.split(r"(`[^`]+`)", html.escape(line))
     return "".join(

@@ -4,8 +4,6 @@ nbgrader's own classes and tables, but one commit for each submission: whoever i
 leaves all of a student's marks or none. What an instructor entered by hand stays.
 """
 
-import hashlib
-import re
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -32,13 +30,11 @@ from traitlets.config import Config
 from ctkd_lessons.course.authoring import exercise_sheet
 from ctkd_lessons.course.classroom import database, files
 from ctkd_lessons.course.classroom.handback import autograded, said
+from ctkd_lessons.course.classroom.names import student_id, visible
 from ctkd_lessons.course.classroom.results import Result
-from ctkd_lessons.course.classroom.table import visible
 from ctkd_lessons.course.lessons import CourseError, Lesson, read_notebook
 
 COURSE = "ctkd"
-# nbgrader's pages write a student's name into scripts, addresses and file patterns as it stands.
-UNSAFE = re.compile(r'[<>"\\|?*\[\]%#\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 def prepare(path: Path, lesson: Lesson) -> None:
@@ -73,14 +69,6 @@ def write(path: Path, lesson: Lesson, result: Result, notebook: NotebookNode | N
         _mark(submitted, result)
         db.flush()
         submitted.late_submission_penalty = _penalty(db, submitted, database.settings(path, lesson))
-
-
-def student_id(name: str) -> str:
-    """Return the name under which nbgrader keeps a student: the same, unless a page or a path would trip over it."""
-    safe = UNSAFE.sub("_", name).strip()
-    if safe == name and len(name.encode()) < 200:
-        return name
-    return f"{safe[:60]} ~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
 def _submission(db: Session, lesson: Lesson, student: str, time: str) -> SubmittedNotebook:

@@ -7,8 +7,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_ce
 
 from ctkd_lessons.course.authoring import tidy
 from ctkd_lessons.course.check import SIGNS, panel
+from ctkd_lessons.course.classroom.names import visible
 from ctkd_lessons.course.classroom.results import Mark, Result
-from ctkd_lessons.course.classroom.table import visible
 from ctkd_lessons.course.lessons import Lesson, read_notebook
 
 NEW = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}

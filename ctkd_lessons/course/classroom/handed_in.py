@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctkd_lessons.course.classroom import submission
+from ctkd_lessons.course.classroom.names import visible
 from ctkd_lessons.course.classroom.submission import Task
-from ctkd_lessons.course.classroom.table import visible
 from ctkd_lessons.course.lessons import CourseError, Lesson, find
 
 

@@ -15,10 +15,11 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from ctkd_lessons.course.check import SIGNS, _marked_up
+from ctkd_lessons.course.check import SIGNS, marked_up
+from ctkd_lessons.course.classroom.names import student_id, visible
 from ctkd_lessons.course.classroom.overview import KINDS, by_exercise, common_mistakes, histogram, standings
 from ctkd_lessons.course.classroom.results import Result
-from ctkd_lessons.course.classroom.table import in_order, visible
+from ctkd_lessons.course.classroom.table import in_order
 from ctkd_lessons.course.lessons import Lesson
 
 
@@ -68,7 +69,8 @@ def _template() -> jinja2.Template:
         "short": _short,
         "number": lambda value: f"{round(value, 2):g}",
         "in_url": lambda name: quote(name, safe="", errors="replace"),
-        "marked_up": lambda text: Markup(_marked_up(visible(text))),
+        "folder": student_id,
+        "marked_up": lambda text: Markup(marked_up(visible(text))),
         "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
     environment.globals |= {"KINDS": KINDS, "SIGNS": SIGNS}

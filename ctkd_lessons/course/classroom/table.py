@@ -3,17 +3,15 @@
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
+from ctkd_lessons.course.classroom.names import visible
 from ctkd_lessons.course.classroom.results import Mark, Result
 
 LONGEST = 32_000  # characters in a cell: Excel breaks a longer one in two
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 # A formula may also begin where a spreadsheet that expects semicolons or tabs cuts the line.
 _FORMULA = re.compile(r"(^(?=\t)|(?:^|[;\t\n])(?= *[=+\-@＝＋－＠]))")
-_SHOWN_AS_IS = "\n\t\u200c\u200d"  # the last two join and part letters: Persian and Hindi names need them
-_ACTS = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, half a surrogate pair, ends of lines and paragraphs
 
 
 def as_csv(results: Sequence[Result]) -> str:
@@ -46,20 +44,6 @@ def exercises_of(results: Sequence[Result]) -> list[str]:
     """
     longest_first = sorted(in_order(results), key=lambda result: -len(result.marks))
     return list(dict.fromkeys(mark.exercise for result in longest_first for mark in result.marks))
-
-
-def visible(text: str) -> str:
-    """Return the text with every character that acts instead of showing written as ⟨U+202E⟩.
-
-    These are control characters, such as the escape of a terminal; marks that turn the direction of
-    the text; and halves of surrogate pairs, which no UTF-8 file can hold. Line ends and tabs stay.
-    """
-    return "".join(map(_visible, text.replace("\r\n", "\n")))
-
-
-def _visible(character: str) -> str:
-    acts = unicodedata.category(character) in _ACTS and character not in _SHOWN_AS_IS
-    return f"⟨U+{ord(character):04X}⟩" if acts else character
 
 
 def _row(result: Result, exercises: Sequence[str]) -> Iterator[object]:
