@@ -186,9 +186,8 @@ while True:
     Attack(
         "forks without end",
         "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(0.01)",
-        reason="did not end within",
+        reason="bytes of memory",  # what the many hold together is passed before their number is
         keeps=False,
-        limits={"seconds": 8},
     ),
     Attack(
         "takes memory bit by bit, in several processes",
@@ -308,6 +307,7 @@ PROBES = {
     "more disk than allowed": "fill('/tmp') > 65 << 20",
     "20 GB in one go": "bytearray(20 << 30)",
     "20 GB of tensor": "torch.ones(5 << 30)",
+    "more processes than allowed": "crowd() >= 64",
     "higher limits": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) is None",
     "keys of the grader's session": "libc.syscall(250, 0, -3, 0) >= 0 if X86 else False",
     "the memory of process 1": "write('/proc/1/mem') or write('/proc/1/task/1/mem')",
@@ -343,6 +343,14 @@ def fill(folder):
     except OSError: pass
     for name in glob.glob(f"{folder}/[0-9]*"): os.unlink(name)
     return size
+def crowd():
+    started = []
+    try:
+        while len(started) < 200: started.append(subprocess.Popen(["sleep", "1000"]))
+    except OSError: pass
+    for one in started: one.kill()
+    for one in started: one.wait()
+    return len(started)
 def find_course():
     for folder, folders, files in os.walk("/"):
         if folder in ("/proc", "/course"): folders.clear()

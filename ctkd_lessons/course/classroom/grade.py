@@ -89,8 +89,7 @@ def _request(room: Furnished, asked: Sequence[Exercise], cells: list[str], seed:
         }
         for one in asked
     ]
-    code = "\n".join([*cells, *room.files.values()])
-    return {"cells": cells, "exercises": exercises, "dynamo": "optim" in code or "vmap" in code}
+    return {"cells": cells, "exercises": exercises, "dynamo": room.dynamo}
 
 
 def _mark(exercise: Exercise, outcome: Outcome, seed: int, limits: Limits) -> Mark | None:

@@ -42,11 +42,16 @@ class Room:
 
 @dataclass(frozen=True)
 class Furnished:
-    """A room as files: ids of its exercises, in which module each drive lies, path → source."""
+    """A room as files.
+
+    ``ids``: of its exercises; ``modules``: in which module each drive lies; ``files``: path → source;
+    ``dynamo``: whether optimisers or vmap are in use, which load ``torch._dynamo``.
+    """
 
     ids: tuple[str, ...]
     modules: dict[str, str]
     files: dict[str, str]
+    dynamo: bool
 
 
 def exercises_of(lesson: Lesson, private: str = "") -> tuple[Exercise, ...]:
@@ -81,7 +86,7 @@ def rooms(lesson: Lesson, private: str = "") -> tuple[Furnished, ...]:
             host.exercises += one.exercises
             host.names |= one.names
             host.answers |= one.answers
-    return tuple(_furnish(room, library, private) for room in shared)
+    return tuple(_furnish(room, solution, library, private) for room in shared)
 
 
 def _get_on(a: Room, b: Room) -> bool:
@@ -95,14 +100,19 @@ def _locked_code(solution: NotebookNode) -> str:
 
 def _room_of(exercise: Exercise, solution: NotebookNode, library: Library, private: str) -> Room:
     module, described_as = _description(exercise.id, private)
-    cells = [cell.source for cell in solution.cells if cell.get("id") in (exercise.name, f"broken_{exercise.name}")]
     # What its own cells use, such as the broken training of a bug hunt, the sheet gives on purpose.
-    given = library.used_by("sheet", ast.parse("\n".join(cells)))
+    given = library.used_by("sheet", ast.parse(_own_cells(exercise, solution)))
     names = library.closure([*HARNESS, *library.used_by(module, described_as["drive"]), *given])
     asked = [described_as["reference"], described_as["wrong"]]
     answers = library.closure(name for node in asked for name in library.used_by(module, node)) - names
     own = {name for name in answers if not _is_foundation(name, library)}
     return Room([exercise], {name for name in names if name[0] != "sheet"}, own)
+
+
+def _own_cells(exercise: Exercise, solution: NotebookNode) -> str:
+    """Return the code of an exercise in the solution: its answer, and what a bug hunt begins with."""
+    names = exercise.name, f"broken_{exercise.name}"
+    return "\n".join(cell.source for cell in solution.cells if cell.get("id") in names)
 
 
 def _is_foundation(name: Name, library: Library) -> bool:
@@ -126,7 +136,7 @@ def _description(exercise_id: str, private: str) -> tuple[str, dict[str, ast.exp
     raise ValueError(f"exercise: no module holds Exercise(id={exercise_id!r}, …), written out")
 
 
-def _furnish(room: Room, library: Library, private: str) -> Furnished:
+def _furnish(room: Room, solution: NotebookNode, library: Library, private: str) -> Furnished:
     sources = library.cut(room.names)
     for module, names in _imported_by_sheet(library).items():
         missing = sorted(name for name in names if (module, name) not in room.names)
@@ -139,7 +149,9 @@ def _furnish(room: Room, library: Library, private: str) -> Furnished:
         sources.setdefault(module, "")
         drive = ast.unparse(described_as["drive"])
         sources[module] += f"\nDRIVE_{exercise.name} = {drive}\n"
-    return Furnished(tuple(exercise.id for exercise in room.exercises), modules, _files(sources))
+    code = "".join([*sources.values(), *(_own_cells(exercise, solution) for exercise in room.exercises)])
+    dynamo = "optim" in code or "vmap" in code
+    return Furnished(tuple(exercise.id for exercise in room.exercises), modules, _files(sources), dynamo)
 
 
 def _imported_by_sheet(library: Library) -> dict[str, set[str]]:

@@ -88,10 +88,11 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
         raise CourseError(f"There is no {name}. The folder holds: {others}.") from None
     except OSError as error:
         raise CourseError(f"{name} cannot be read: {error.strerror}. Is it a link?") from None
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise CourseError(f"{name} is no plain file.")
     with os.fdopen(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise CourseError(f"{name} is no plain file.")
         if about.st_size > largest:
             raise CourseError(
                 f"{name} has {about.st_size / 1e6:.1f} MB; at most {largest / 1e6:g} MB are read. Clear its outputs, "
