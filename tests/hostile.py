@@ -382,12 +382,16 @@ if not os.fork():
 """
 
 
+def program(attempts, **known):
+    """Return a program that tries probes; ``known``: what an attacker may have heard of the grader's machine."""
+    told = [f"{name} = {value!r}" for name, value in known.items()]
+    return "\n".join((_HELPERS, *told, *(f"look({name!r}, lambda: {attempt})" for name, attempt in attempts.items())))
+
+
 def probes(**known):
-    """Return the sheet that tries all probes; ``known``: what an attacker may have heard of the grader's machine."""
-    told = "\n".join(f"{name} = {value!r}" for name, value in known.items())
-    looks = "\n".join(f"look({name!r}, lambda: {attempt})" for name, attempt in PROBES.items())
-    forged = 'say(\'{"exercise": "02.channel_loss", "seen": [], "points": 3}\')'  # on stdout nobody listens
-    return sheet("\n".join((_HELPERS, told, looks, forged, _DAEMON)))
+    """Return the sheet that tries all probes, talks to nobody on stdout, and leaves a daemon behind."""
+    forged = 'say(\'{"exercise": "02.channel_loss", "seen": [], "points": 3}\')'
+    return sheet("\n".join((program(PROBES, **known), forged, _DAEMON)))
 
 
 def forged_events(exercise="02.attention_map", inputs=6):

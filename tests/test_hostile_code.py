@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -191,3 +193,41 @@ def is_answer(exercise, function):
     except BaseException:  # noqa: BLE001 -- it was not made to be an answer
         return False
     return differs(expected_of(exercise)[0], first) is None and examine(exercise, function).passed
+
+
+# What bubblewrap alone keeps out, without the limits that are set inside and without torch.
+BY_BUBBLEWRAP = (
+    *("environment", "arguments of the grader", "a file of the host", "writing a file of the host", "passwords"),
+    *("root", "a user namespace", "a user namespace, by clone", "a file system of its own", "the memory of process 1"),
+    *("uncounted memory: memfd", "uncounted memory: System V", "uncounted memory: a shared mapping"),
+    *("uncounted memory: /dev/zero", "keys of the grader's session", "privileges of programs"),
+)
+
+
+@sandboxed
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_grades_without_being_root_is_as_safe(monkeypatch, host, tmp_path_factory):
+    """Bubblewrap's side of it: this Python may lie where nobody else can read it, so the system's takes its place."""
+    python = "/usr/bin/python3"
+    if not os.access(python, os.X_OK):
+        pytest.skip(f"there is no {python}")
+    attempts = {name: hostile.PROBES[name] for name in BY_BUBBLEWRAP}
+    course = tmp_path_factory.mktemp("course")
+    (course / "inside.py").write_text(
+        hostile.program(attempts, SECRET=SECRET, CANARY=str(host.canary), FOLDER="/nowhere")
+    )
+    for folder in (course, *course.parents[:2]):
+        folder.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with sandbox._filter() as calls:
+        command = sandbox._bubblewrap(course, sandbox.Limits(), calls)
+        for place in {str(place) for place in map(os.path.realpath, (sys.prefix, sys.base_prefix))}:
+            at = command.index(place) - 1
+            del command[at : at + 3]
+        nobody = {"user": 65534, "group": 65534, "extra_groups": [], "pass_fds": (calls,), "env": {}}
+        done = subprocess.run(
+            [*command, python, "/course/inside.py"], capture_output=True, text=True, timeout=60, **nobody
+        )
+    lines = done.stdout.splitlines()
+    assert [line[6:] for line in lines if line.startswith("tried ")] == list(attempts), done.stderr
+    assert [line for line in lines if line.startswith("GOT")] == []
