@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ctkd_lessons.course import cli
 from ctkd_lessons.course.classroom import sandbox
-from ctkd_lessons.course.lessons import ROOT, find, read_notebook
+from ctkd_lessons.course.lessons import ROOT, find
 
 LESSON = find("08")
 REFUSES = sandbox.ready()
