@@ -73,13 +73,18 @@ def host(monkeypatch, tmp_path):
 
 def left_behind():
     """Return processes that belong to a sandbox of ours."""
-    found = psutil.Process().children(recursive=True)
+    found = [*psutil.Process().children(recursive=True), *inside(os.getpid())]
+    return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def inside(grader):
+    """Yield the processes in the sandbox of a grader that is root."""
     for process in psutil.process_iter():
         try:
-            found += [process] if process.uids().real == 200_000 + os.getpid() else []
+            if process.uids().real == 200_000 + grader:
+                yield process
         except psutil.NoSuchProcess:
             continue
-    return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def points(result):
@@ -123,6 +128,26 @@ def test_nothing_of_the_host_can_be_reached(host, tmp_path):
     assert [line for line in printed if line.startswith("GOT")] == []
     assert result.points == points(result)[hostile.RIGHT] == 2.0
     assert result.state == "graded"
+
+
+@sandboxed
+@pytest.mark.skipif(os.geteuid() != 0, reason="by their user the processes inside are told apart for root only")
+def test_a_grader_that_is_killed_takes_everything_inside_with_it(tmp_path):
+    daemon = "import ctypes, os\nctypes.CDLL(None).prctl(1, 0)\nif not os.fork(): os.setsid()\nwhile True: pass"
+    task = Task("anna", hostile.LESSON.name, nbformat.writes(hostile.sheet(daemon)).encode())
+    program = f"from ctkd_lessons.course.classroom import grade, submission\ngrade.grade(submission.{task!r})"
+    grader = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)})
+    wait_until(lambda: len(list(inside(grader.pid))) > 1)
+    grader.kill()
+    grader.wait()
+    wait_until(lambda: not list(inside(grader.pid)))
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @sandboxed

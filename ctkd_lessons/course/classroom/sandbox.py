@@ -73,6 +73,16 @@ class Outcome:
     printed: str = ""
 
 
+# Whoever a submission runs as must be able to read the libraries.
+_TRIAL = """
+import os, sys
+if sys.argv[1] != "None":
+    user = int(sys.argv[1])
+    os.setgroups([]), os.setresgid(user, user, user), os.setresuid(user, user, user)
+import torch, IPython
+"""
+
+
 def ready() -> str:
     """Return "" if submissions can be run safely here, else why not and what to do."""
     if not sys.platform.startswith("linux"):
@@ -82,8 +92,9 @@ def ready() -> str:
     if not syscalls.is_known():
         return f"Grading needs a processor of {' or '.join(syscalls.MACHINES)}. Nothing was run."
     with _filter() as calls:
-        command = [*_bubblewrap(Path(tempfile.gettempdir()), Limits(), calls), "/bin/true"]
-        trial = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, pass_fds=(calls,))
+        program = [sys.executable, "-I", "-B", "-c", _TRIAL, str(_user())]
+        command = [*_bubblewrap(Path(tempfile.gettempdir()), Limits(), calls), *program]
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, pass_fds=(calls,))
     if trial.returncode == 0:
         return ""
     reason = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
@@ -97,8 +108,7 @@ def run(files: dict[str, str], request: dict[str, Any], limits: Limits) -> Outco
     """Run the program inside on a request, with ``files`` (path → text) as the course it sees."""
     with tempfile.TemporaryDirectory(prefix="ctkd-") as name:
         folder = Path(name)
-        user = 200_000 + os.getpid() if os.geteuid() == 0 else None  # one of its own: its processes are counted alone
-        request = request | {"limits": limits.inside(), "user": user, "course": COURSE}
+        request = request | {"limits": limits.inside(), "user": _user(), "course": COURSE}
         texts = files | {"inside.py": INSIDE.read_text(encoding="utf-8"), "request.json": json.dumps(request)}
         for path, text in texts.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +117,11 @@ def run(files: dict[str, str], request: dict[str, Any], limits: Limits) -> Outco
             place.chmod(0o755 if place.is_dir() else 0o644)
         with _filter() as calls:
             return _watched(_bubblewrap(folder, limits, calls), limits, calls)
+
+
+def _user() -> int | None:
+    """Return what root becomes inside: a user of its own, so that its processes are counted alone."""
+    return 200_000 + os.getpid() if os.geteuid() == 0 else None
 
 
 @contextmanager
@@ -227,13 +242,13 @@ def _bubblewrap(course: Path, limits: Limits, calls: int) -> list[str]:
         user = ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
     namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     places = [
+        *("--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"),  # first: Python itself may lie in /tmp
         *_system(),
         # Process 1 is bubblewrap; without root it is the student's own user, who could write into its memory.
         *("--proc", "/proc", "--size", "4096", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"),
         *("--perms", "0755", "--dir", "/dev", "--size", str(MIB), "--tmpfs", "/dev/shm"),
         # No /dev/zero: mapped as shared, it is memory that nobody counts.
         *(word for name in ("null", "random", "urandom") for word in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")),
-        *("--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"),
         *("--ro-bind", str(course), COURSE, "--remount-ro", "/", "--chdir", "/tmp"),
     ]
     settings = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "USER": "student", "LANG": "C.UTF-8", "MPLBACKEND": "agg"}
