@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ctkd_lessons.course.classroom.grade import credit
-from ctkd_lessons.course.examine import cases_of, expected_of, observe
+from ctkd_lessons.course.examine import cases_of, expected_of, observe, read
 from ctkd_lessons.course.exercises import MODULES, of_lesson
+from ctkd_lessons.course.observing import watch
 
 EXERCISES = [exercise for number in MODULES for exercise in of_lesson(number)]
 
@@ -36,32 +37,29 @@ LAZY = {
     "a softmax": lambda *a: a[0].softmax(-1),
     "an error": raises,
 }
-# The value of this layer is its input; what it teaches is the gradient. Half of the points are for the value.
-EASY = {("09.reverse_gradient", "the first argument")}
-# What is seen of an episode are words, such as "none" and "all", and words can be guessed.
-ALL_WORDS = {"10.sample_episode"}
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
 def test_a_lazy_answer_earns_nothing(exercise):
     cases, expected = cases_of(exercise), expected_of(exercise)
     for name, answer in LAZY.items():
-        share = credit(expected, [observe(exercise, answer, case) for case in cases])
-        assert share == (0.5 if (exercise.id, name) in EASY else 0), name
+        share = credit(cases, expected, [observe(exercise, answer, case) for case in cases])
+        assert share == 0, name
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
 def test_guessing_all_but_the_numbers_earns_nothing(exercise):
-    """A forger knows every word of an observation and what the inputs are afterwards; numbers have to be computed."""
-    expected = expected_of(exercise)
+    """A forger knows every word that a drive writes and what the inputs are afterwards; numbers must be computed."""
+    cases = cases_of(exercise)
     for number in (0, 1):
-        forged = [
-            {
-                key: np.full_like(seen, number)
-                if isinstance(seen, np.ndarray) and seen.dtype.kind != "U" and not key.endswith("afterwards")
-                else seen
-                for key, seen in one.items()
-            }
-            for one in expected
-        ]
-        assert credit(expected, forged) == (1 if exercise.id in ALL_WORDS else 0)
+        forged = [forge(watch(exercise.drive, exercise.reference, case), number) for case in cases]
+        found = [read(exercise, one, case) for one, case in zip(forged, cases, strict=True)]
+        assert credit(cases, expected_of(exercise), found) == 0
+
+
+def forge(seen, number):
+    numeric = {key for key, one in seen.items() if isinstance(one, np.ndarray) and one.dtype.kind != "U"}
+    return {
+        key: np.full_like(one, number) if key in numeric and not key.endswith("afterwards") else one
+        for key, one in seen.items()
+    }

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ctkd_lessons import soft_targets
 from ctkd_lessons.course import exercises
-from ctkd_lessons.course.check import CheckFailed, _marked_up, check
+from ctkd_lessons.course.check import CheckFailed, marked_up, check
 from ctkd_lessons.course.comparing import differs
 from ctkd_lessons.course.examine import cases_of, examine, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
@@ -552,7 +552,7 @@ def test_panel_is_escaped_and_carries_a_record():
 
 
 def test_marks_become_html_but_not_inside_code():
-    assert _marked_up("*all* of `a*b*c`") == "<em>all</em> of <code>a*b*c</code>"
+    assert marked_up("*all* of `a*b*c`") == "<em>all</em> of <code>a*b*c</code>"
 
 
 def test_nbgrader_gets_an_exception(monkeypatch):

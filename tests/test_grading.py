@@ -17,7 +17,7 @@ from ctkd_lessons.course.classroom.rooms import exercises_of, rooms
 from ctkd_lessons.course.classroom.slicing import Library
 from ctkd_lessons.course.classroom.submission import LARGEST, Task, cells_to_run, find, notebook
 from ctkd_lessons.course.exercises.description import Exercise
-from ctkd_lessons.course.lessons import CourseError, lessons, read_notebook
+from ctkd_lessons.course.lessons import ROOT, CourseError, lessons, read_notebook
 from ctkd_lessons.course.lessons import find as find_lesson
 
 LESSONS = lessons()
@@ -248,32 +248,20 @@ def test_a_submission_with_a_problem_fails_in_words_and_runs_nothing(monkeypatch
     assert (result.state, result.reason, result.points, result.out_of) == ("failed", "There is no notebook.", 0, 16)
 
 
-PRIVATE = """
-import torch
-from ctkd_lessons.course.exercises.description import Exercise, Mistake, observe_value_only
-
-def _reference(x):
-    return x.square().sum()
-
-def _wrong(x, *, mean=False):
-    return x.square().mean() if mean else _reference(x)
-
-EXERCISES = (
-    Exercise(
-        id="01.soften", title="Sum of squares", points=5, reference=_reference, wrong=_wrong, drive=observe_value_only,
-        inputs=lambda rng: [{"x": rng.normal(0, 1, (n,))} for n in (3, 5)],
-        mistakes=(Mistake("mean", "the mean", "Add up."),),
-    ),
-)
-"""
-
-
 @in_sandbox
-def test_a_private_variant_takes_the_place_of_an_exercise():
-    result = graded(sheet(soften="def soften(x):\n    return x.square().mean()"), private=PRIVATE)
-    mark = result.marks[0]
-    assert (mark.title, mark.out_of, mark.mistakes) == ("Sum of squares", 5, ("mean",))
-    assert graded(sheet(soften="def soften(x):\n    return (x * x).sum()"), private=PRIVATE).points == 5
+def test_the_private_variant_of_the_guide_takes_the_place_of_an_exercise():
+    guide = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    private = guide.partition("```python\n")[2].partition("```")[0]
+    usual = graded(sheet(kd_loss=solutions()["kd_loss"]), private=private).marks[1]
+    assert (usual.title, usual.points, usual.mistakes) == ("The reverse divergence", 0, ("forward",))
+    reverse = (
+        "def kd_loss(s, t, T):\n    log_s, log_t = F.log_softmax(s / T, -1), F.log_softmax(t.detach() / T, -1)\n"
+        "    return T**2 * F.kl_div(log_t, log_s, reduction='batchmean', log_target=True)"
+    )
+    assert graded(sheet(kd_loss=reverse), private=private).marks[1].points == 3
+
+
+CASES = [{"x": np.asarray(v)} for v in (9.0, 9.0, 9.0, 4.0)]
 
 
 def seen(value, **beside):
@@ -290,12 +278,13 @@ def seen(value, **beside):
     ],
 )
 def test_credit_is_the_share_of_right_inputs_from_one_half_on(given, share):
-    assert credit([seen(v) for v in (1.0, 2.0, 3.0, 4.0)], [seen(v) for v in given]) == share
+    assert credit(CASES, [seen(v) for v in (1.0, 2.0, 3.0, 4.0)], [seen(v) for v in given]) == share
 
 
-def test_credit_is_half_where_only_something_beside_the_value_is_wrong():
-    expected = [seen(v, **{"gradient into `t`": "none"}) for v in (1.0, 2.0)]
-    assert credit(expected, [seen(v, **{"gradient into `t`": "some"}) for v in (1.0, 2.0)]) == 0.5
+@pytest.mark.parametrize(("value", "share"), [(1.0, 0.5), (4.0, 0.0)], ids=["computed", "an input given back"])
+def test_credit_is_half_where_only_something_beside_a_computed_value_is_wrong(value, share):
+    expected, found = (seen(value, **{"gradient into `t`": word}) for word in ("none", "some"))
+    assert credit(CASES[3:], [expected], [found]) == share
 
 
 # --- without bubblewrap -----------------------------------------------------------------------

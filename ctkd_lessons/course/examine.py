@@ -64,7 +64,12 @@ def cases_of(exercise: Exercise, seed: int = 0) -> tuple[Case, ...]:
 
 def observe(exercise: Exercise, answer: Answer, case: Case, chance: int = 0) -> Observation:
     """Drive an answer on one case, torch's chance set by ``chance``."""
-    return watch(exercise.drive, answer, case, chance)
+    return read(exercise, watch(exercise.drive, answer, case, chance), case)
+
+
+def read(exercise: Exercise, seen: Observation, case: Case) -> Observation:
+    """Return what an exercise makes of what was seen of one case."""
+    return seen if "raised" in seen else exercise.read(seen, case)
 
 
 def expected_of(exercise: Exercise, seed: int = 0) -> list[Observation]:

@@ -10,9 +10,9 @@ from ctkd_lessons.course.classroom.results import Mark, Result
 from ctkd_lessons.course.classroom.rooms import Furnished, exercises_of, rooms
 from ctkd_lessons.course.classroom.sandbox import Limits, Outcome, run
 from ctkd_lessons.course.classroom.submission import Task, cells_to_run, notebook
-from ctkd_lessons.course.comparing import differs, equal_values
-from ctkd_lessons.course.examine import cases_of, expected_of, judge
-from ctkd_lessons.course.exercises.description import Exercise, Observation
+from ctkd_lessons.course.comparing import differs, equal_values, same
+from ctkd_lessons.course.examine import cases_of, expected_of, judge, read
+from ctkd_lessons.course.exercises.description import Case, Exercise, Observation
 from ctkd_lessons.course.lessons import CourseError, Lesson, find, read_notebook
 
 REASONS = {
@@ -113,11 +113,11 @@ def _mark(exercise: Exercise, outcome: Outcome, seed: int, limits: Limits) -> Ma
 
 
 def _judged(exercise: Exercise, event: dict, seed: int) -> Mark:
-    seen = [_observation(one) for one in event["seen"]]
-    finding = judge(exercise, seen, seed, again=lambda: _observation(event["again"]))
-    expected = expected_of(exercise, seed)
+    cases, expected = cases_of(exercise, seed), expected_of(exercise, seed)
+    seen = [read(exercise, _observation(one), case) for one, case in zip(event["seen"], cases, strict=True)]
+    finding = judge(exercise, seen, seed, again=lambda: read(exercise, _observation(event["again"]), cases[0]))
     right = sum(differs(want, got) is None for want, got in zip(expected, seen, strict=True))
-    share = 1.0 if finding.passed else credit(expected, seen)
+    share = 1.0 if finding.passed else credit(cases, expected, seen)
     return Mark(
         exercise.id,
         exercise.title,
@@ -132,16 +132,21 @@ def _judged(exercise: Exercise, event: dict, seed: int) -> Mark:
     )
 
 
-def credit(expected: Sequence[Observation], seen: Sequence[Observation]) -> float:
+def credit(cases: Sequence[Case], expected: Sequence[Observation], seen: Sequence[Observation]) -> float:
     """Return the share of an exercise's points that a wrong answer keeps.
 
     The mean over the inputs: 1 where everything is right, ½ where the value is right and something beside
     it is not, such as a gradient into the teacher. Below one half it is 0, for any answer meets an easy input.
     """
-    pairs = list(zip(expected, seen, strict=True))
-    parts = [1.0 if differs(want, got) is None else 0.5 if equal_values([want], [got]) else 0.0 for want, got in pairs]
-    share = sum(parts) / len(parts)
+    share = sum(map(_part, cases, expected, seen)) / len(cases)
     return share if share >= 0.5 else 0.0
+
+
+def _part(case: Case, expected: Observation, seen: Observation) -> float:
+    if differs(expected, seen) is None:
+        return 1.0
+    given_back = any(same(expected.get("value"), value) for value in case.values())  # no art: ½ is for a computed value
+    return 0.5 if equal_values([expected], [seen]) and not given_back else 0.0
 
 
 def _observation(packed: object) -> Observation:

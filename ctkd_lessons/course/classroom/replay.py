@@ -23,7 +23,7 @@ def replay(of: Class, jobs: int | None = None, dask: str = "", parts: Parts | No
     if different:
         print(f"{len(different)} of {len(todo)} marks differ: {', '.join(sorted(different))}.")
     else:
-        print(f"All {len(todo)} marks are the same.")
+        print(f"All {len(todo)} marks are the same." if len(todo) > 1 else "The marks are the same.")
     return not different
 
 

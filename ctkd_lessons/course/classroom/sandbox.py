@@ -43,8 +43,8 @@ class Limits:
     answers: int = 16 * MIB
     file: int = 16 * MIB
     disk: int = 64 * MIB
-    processes: int = 64
-    open_files: int = 256
+    processes: int = 32
+    open_files: int = 64
 
     def inside(self) -> dict[str, Any]:
         """Return what the program inside sets for itself before the student's code runs."""

@@ -47,6 +47,8 @@ class Exercise:
     ``id``: lesson and name, "01.kd_loss"; ``reference``: the right answer;
     ``inputs(rng)``: random valid cases, shapes varying, edge cases included;
     ``drive(answer, case)``: exercise the answer and return an observation;
+    ``read(seen, case)``: what to make of it, away from the answer: where a drive returns chance's numbers,
+    they become words that two right answers share;
     ``wrong``: takes what the reference takes and one switch per mistake;
     ``sizes(case)``: named numbers an answer may be off by, such as {"the number of classes": 10};
     ``alone``: mistakes that make no sense together with another one;
@@ -65,6 +67,7 @@ class Exercise:
     sizes: Callable[[Case], dict[str, float]] = lambda case: {}
     alone: frozenset[str] = frozenset()
     at_once: int = 2
+    read: Callable[[Observation, Case], Observation] = lambda seen, case: seen
 
     @property
     def name(self) -> str:

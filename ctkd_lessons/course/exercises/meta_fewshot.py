@@ -223,7 +223,7 @@ def _moves_together(answer: Answer) -> bool:
 
 # --- sample_episode ---------------------------------------------------------------------------
 
-_DRAWS = 60  # episodes drawn of each case
+_DRAWS, _REPEATED = 60, 5  # episodes drawn of each case, and how many of them once more
 
 
 def _episode_inputs(rng: np.random.Generator) -> list[Case]:
@@ -240,48 +240,63 @@ def _episode_inputs(rng: np.random.Generator) -> list[Case]:
 
 
 def _observe_episode(answer: Answer, case: Case) -> Observation:
-    """Draw many episodes and look at what must be true of each of them, and of all together."""
+    """Draw many episodes, and the first few once more from an equal generator."""
     labels, sizes = torch.tensor(case["labels"]), (case["ways"], case["shots"], case["queries"])
-    generator = torch.Generator().manual_seed(7)
+    generator, again = (torch.Generator().manual_seed(7) for _ in range(2))
     copies = [labels.clone() for _ in range(_DRAWS)]
     drawn = [answer(copy, *sizes, generator) for copy in copies]
     seen: Observation = {"type": _form(drawn[0])}
     if seen["type"] != "tuple of 2 tensors":
         return seen
     seen |= {f"dtype of the {name}": str(rows.dtype) for name, rows in zip(("support", "query"), drawn[0], strict=True)}
-    found = [tuple(rows.numpy() for rows in episode) for episode in drawn]
     for place, name in enumerate(("support", "query")):
-        shapes = {rows[place].shape for rows in found}
+        shapes = {tuple(episode[place].shape) for episode in drawn}
         seen[f"shape of the {name}"] = " or ".join(sorted(map(str, shapes)))
     wanted = [str((sizes[0] * each,)) for each in sizes[1:]]
     if [seen["shape of the support"], seen["shape of the query"]] != wanted:
         return seen
-    inside = all(0 <= row < len(labels) for episode in found for rows in episode for row in rows)
-    seen["rows between 0 and n − 1"] = "all" if inside else "not all"
-    if not inside:
+    seen["rows"] = _rows(drawn)
+    seen["rows again"] = _rows([answer(labels.clone(), *sizes, again) for _ in range(_REPEATED)])
+    return seen | {"`labels` afterwards": copies[0].numpy()}
+
+
+def _rows(episodes: list[tuple[Tensor, Tensor]]) -> np.ndarray:
+    """Return each episode's rows, support first, as one row of a matrix."""
+    return torch.stack([torch.cat(episode) for episode in episodes]).numpy()
+
+
+def _read_episode(seen: Observation, case: Case) -> Observation:
+    """Look at what must be true of each episode, and of all together."""
+    if "rows" not in seen:
         return seen
-    again = torch.Generator().manual_seed(7)
-    repeated = all(_equal(answer(labels.clone(), *sizes, again), episode) for episode in drawn[:5])
-    different = any(not _equal(one, drawn[0]) for one in drawn[1:])
-    seen |= {
-        "episode that an equal generator gives again": "the same" if repeated else "another",
+    told = {key: value for key, value in seen.items() if key.startswith(("type", "dtype", "shape"))}
+    rows, again, labels = seen["rows"], seen["rows again"], case["labels"]
+    if rows.dtype.kind not in "iu":
+        return told
+    if rows.shape != (_DRAWS, case["ways"] * (case["shots"] + case["queries"])):
+        raise ValueError(f"rows: expected those of {_DRAWS} episodes, got shape {rows.shape}")
+    inside = bool(((rows >= 0) & (rows < len(labels))).all())
+    told["rows between 0 and n − 1"] = "all" if inside else "not all"
+    if not inside:
+        return told
+    different = bool((rows != rows[0]).any())
+    told |= {
+        "episode that an equal generator gives again": "the same"
+        if np.array_equal(rows[:_REPEATED], again)
+        else "another",
         "next episode of the same generator": "another" if different else "the same",
-        "`labels` afterwards": copies[0].numpy(),
+        "`labels` afterwards": seen["`labels` afterwards"],
     }
     if not different:
-        return seen
-    supports, queries = (np.stack(column) for column in zip(*found, strict=True))
-    return seen | _observe_rows(supports, queries, case) | _observe_classes(supports, queries, case)
+        return told
+    supports, queries = np.split(rows, [case["ways"] * case["shots"]], axis=1)
+    return told | _observe_rows(supports, queries, case) | _observe_classes(supports, queries, case)
 
 
 def _form(episode: object) -> str:
     if not isinstance(episode, tuple) or not all(isinstance(one, Tensor) for one in episode):
         return type(episode).__name__
     return f"tuple of {len(episode)} tensors"
-
-
-def _equal(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def _some(holds: Iterable) -> str:
@@ -383,6 +398,7 @@ SAMPLE_EPISODE = Exercise(
     reference=glyphs.sample_episode,
     inputs=_episode_inputs,
     drive=_observe_episode,
+    read=_read_episode,
     wrong=_wrong_episode,
     mistakes=(
         Mistake(
