@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ctkd_lessons import soft_targets
 from ctkd_lessons.course import exercises
-from ctkd_lessons.course.check import CheckFailed, marked_up, check
+from ctkd_lessons.course.check import CheckFailed, check, marked_up
 from ctkd_lessons.course.comparing import differs
 from ctkd_lessons.course.examine import cases_of, examine, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson
