@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Linux without a GPU: make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu spares gigabytes of CUDA.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: lab classroom test test-all lint bench notebooks exercises claims environment sweep clean
+.PHONY: lab classroom test test-all lint bench notebooks exercises claims interview environment sweep clean
 
 lab: .venv/ready
 	$(BIN)/ctkd doctor
@@ -34,6 +34,9 @@ exercises: .venv/ready-dev
 
 claims: .venv/ready-dev
 	$(BIN)/python -m ctkd_lessons.course.authoring claims
+
+interview: .venv/ready-dev
+	$(BIN)/python -m ctkd_lessons.course.authoring interview
 
 environment: .venv/ready-dev
 	$(BIN)/python -m ctkd_lessons.course.authoring environment

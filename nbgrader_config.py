@@ -18,21 +18,21 @@ c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
 
 # `nbgrader generate_assignment 01_soft_targets --force` writes the very file that `make exercises` writes.
-c.GenerateAssignment.preprocessors.append("ctkd_lessons.course.classroom.release.Tidy")
+c.GenerateAssignment.preprocessors.append("ctkd_lessons.course.classroom.nbgrading.release.Tidy")
 
 # `nbgrader autograde`, and the formgrader's flash of lightning, run a student's code with your rights, and believe it.
 # `ctkd grade` runs it in a sandbox, and fills the same gradebook.
 
 # What a student hands in is shown without anything a browser would run: in the formgrader and in feedback.
 c.HTMLExporter.sanitize_html = True
-c.HTMLExporter.preprocessors = ["ctkd_lessons.course.classroom.harmless.Harmless"]
+c.HTMLExporter.preprocessors = ["ctkd_lessons.course.classroom.nbgrading.harmless.Harmless"]
 c.HTMLExporter.filters = {
-    "clean_html": "ctkd_lessons.course.classroom.harmless.clean",
-    "markdown2html": "ctkd_lessons.course.classroom.harmless.markdown",
+    "clean_html": "ctkd_lessons.course.classroom.nbgrading.harmless.clean",
+    "markdown2html": "ctkd_lessons.course.classroom.nbgrading.harmless.markdown",
 }
 
 # `nbgrader zip_collect 01_soft_targets` unpacks what lies in downloaded/01_soft_targets/archive/.
-c.ZipCollectApp.extractor_plugin = "ctkd_lessons.course.classroom.extract.SafeExtractor"
+c.ZipCollectApp.extractor_plugin = "ctkd_lessons.course.classroom.nbgrading.extract.SafeExtractor"
 # Who handed in what. As it stands, up to the first underscore is the student:
 #     Anna Li_4711_assignsubmission_file_01_soft_targets.ipynb, or .../file_/01_soft_targets.ipynb      (Moodle)
 #     lianna_LATE_55_66_01_soft_targets-1.ipynb                                                        (Canvas)

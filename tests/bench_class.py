@@ -9,9 +9,9 @@ from pathlib import Path
 
 import nbformat
 
-from ctkd_lessons.course.classroom import run
-from ctkd_lessons.course.classroom.handed_in import Class
-from ctkd_lessons.course.classroom.journal import Journal
+from ctkd_lessons.course.classroom.runs import run
+from ctkd_lessons.course.classroom.runs.handed_in import Class
+from ctkd_lessons.course.classroom.runs.journal import Journal
 from ctkd_lessons.course.lessons import ROOT, find, read_notebook
 
 LESSON = find("01")

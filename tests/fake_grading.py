@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from ctkd_lessons.course.classroom.handed_in import Class
-from ctkd_lessons.course.classroom.parts import Parts
 from ctkd_lessons.course.classroom.results import Mark, Result
+from ctkd_lessons.course.classroom.runs.handed_in import Class
+from ctkd_lessons.course.classroom.runs.parts import Parts
 from ctkd_lessons.course.lessons import CourseError, find
 
 LESSON = find("01")
@@ -145,7 +145,8 @@ def _not_the_report(source, target):
 
 def killed_at(moment, parts):
     """Return parts with which the grader kills itself at a moment."""
-    from ctkd_lessons.course.classroom import files, journal
+    from ctkd_lessons.course.classroom import files
+    from ctkd_lessons.course.classroom.runs import journal
 
     if moment == "before the first":
         return replace(parts, prepare=lambda *_: kill())
@@ -166,7 +167,7 @@ def killed_at(moment, parts):
 
 
 def main(folder):
-    from ctkd_lessons.course.classroom import run
+    from ctkd_lessons.course.classroom.runs import run
 
     try:
         run.grade_class(class_of(Path(folder)), jobs=1, parts=FAKES)
@@ -178,7 +179,8 @@ def main(folder):
 
 def main_killed(folder, *moments):
     """With the real gradebook: for each moment, be killed there, then grade again; say how each process ended."""
-    from ctkd_lessons.course.classroom import gradebook, run
+    from ctkd_lessons.course.classroom.nbgrading import gradebook
+    from ctkd_lessons.course.classroom.runs import run
 
     gradebook.prepare(Path(folder, "gradebook.db"), LESSON)
     parts = replace(FAKES, prepare=lambda *_: None, write=gradebook.write)

@@ -11,7 +11,7 @@ from nbgrader.apps import NbGraderApp
 from typer.testing import CliRunner
 
 from ctkd_lessons.course import cli
-from ctkd_lessons.course.classroom import sandbox
+from ctkd_lessons.course.classroom.box import sandbox
 from ctkd_lessons.course.lessons import ROOT, find
 
 LESSON = find("08")

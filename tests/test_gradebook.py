@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from classroom import EVIL, LESSON, failed, graded, hostile, make_class, sheet
 
-from ctkd_lessons.course.classroom import database, gradebook
-from ctkd_lessons.course.classroom.handback import autograded
 from ctkd_lessons.course.classroom.names import student_id
+from ctkd_lessons.course.classroom.nbgrading import database, gradebook
+from ctkd_lessons.course.classroom.nbgrading.handback import autograded
 from ctkd_lessons.course.lessons import CourseError, read_notebook
 
 api = pytest.importorskip("nbgrader.api")

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from ctkd_lessons.course.classroom import sandbox
+from ctkd_lessons.course.classroom.box import sandbox
+from ctkd_lessons.course.classroom.box.plain import pack, unpack
+from ctkd_lessons.course.classroom.box.rooms import exercises_of, rooms
+from ctkd_lessons.course.classroom.box.slicing import Library
 from ctkd_lessons.course.classroom.grade import credit, grade
-from ctkd_lessons.course.classroom.plain import pack, unpack
 from ctkd_lessons.course.classroom.results import Result
-from ctkd_lessons.course.classroom.rooms import exercises_of, rooms
-from ctkd_lessons.course.classroom.slicing import Library
 from ctkd_lessons.course.classroom.submission import LARGEST, Task, cells_to_run, find, notebook
 from ctkd_lessons.course.exercises.description import Exercise
 from ctkd_lessons.course.lessons import ROOT, CourseError, lessons, read_notebook

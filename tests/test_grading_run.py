@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,14 @@ from fake_grading import EXERCISES, FAKES, LESSON, Here, class_of, hand_in, not_
 from typer.testing import CliRunner
 
 from ctkd_lessons.course import cli
-from ctkd_lessons.course.classroom import journal as journals
-from ctkd_lessons.course.classroom import parts as opening
-from ctkd_lessons.course.classroom import replay as replaying
-from ctkd_lessons.course.classroom import run, submission
-from ctkd_lessons.course.classroom.handed_in import fingerprint, rules_of, shown
-from ctkd_lessons.course.classroom.journal import Journal
-from ctkd_lessons.course.classroom.pool import KILLED, Processes, completed
+from ctkd_lessons.course.classroom import submission
+from ctkd_lessons.course.classroom.runs import journal as journals
+from ctkd_lessons.course.classroom.runs import parts as opening
+from ctkd_lessons.course.classroom.runs import replay as replaying
+from ctkd_lessons.course.classroom.runs import run
+from ctkd_lessons.course.classroom.runs.handed_in import fingerprint, rules_of, shown
+from ctkd_lessons.course.classroom.runs.journal import Journal
+from ctkd_lessons.course.classroom.runs.pool import KILLED, Processes, completed
 from ctkd_lessons.course.lessons import CourseError
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_grading.py"))]
@@ -336,7 +338,7 @@ def test_replay_names_what_differs_and_what_it_cannot_replay(folder, here, monke
     said = capsys.readouterr().out
     assert "– ana: skipped" in said
     assert "– cleo: skipped" in said
-    assert "All 1 marks are the same.\n" in said
+    assert "The marks are the same.\n" in said
 
 
 def test_replay_of_nothing(folder, here):
@@ -505,6 +507,8 @@ def _in_nbgrader(folder):
 def test_control_c_keeps_what_is_done(tmp_path):
     hand_in(tmp_path, a="right", b="slow", c="slow")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Where the tests run in the background, Ctrl-C is ignored, and a child would inherit that.
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     grader = subprocess.Popen([*PROGRAM, str(tmp_path)], start_new_session=True, **pipes)
     said = [grader.stdout.readline(), grader.stdout.readline()]
     assert said[1].startswith("✔ a"), said

@@ -15,7 +15,8 @@ import nbformat
 import psutil
 import pytest
 
-from ctkd_lessons.course.classroom import grade, rooms, sandbox, syscalls
+from ctkd_lessons.course.classroom import grade
+from ctkd_lessons.course.classroom.box import rooms, sandbox, syscalls
 from ctkd_lessons.course.classroom.submission import Task
 from ctkd_lessons.course.examine import cases_of, differs, examine, expected_of, observe
 from ctkd_lessons.course.exercises import MODULES, of_lesson

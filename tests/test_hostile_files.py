@@ -14,7 +14,8 @@ import hostile
 import pytest
 from traitlets.config import LoggingConfigurable
 
-from ctkd_lessons.course.classroom import grade, sandbox, submission
+from ctkd_lessons.course.classroom import grade, submission
+from ctkd_lessons.course.classroom.box import sandbox
 from ctkd_lessons.course.classroom.submission import Task
 from ctkd_lessons.course.lessons import read_notebook
 
@@ -311,7 +312,7 @@ ARCHIVES = {
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_a_hostile_archive_unpacks_to_nothing(tmp_path, name):
     """At the limits that teachers have; more archives, at limits that are quickly passed, stand in test_nbgrader.py."""
-    extract = pytest.importorskip("ctkd_lessons.course.classroom.extract")
+    extract = pytest.importorskip("ctkd_lessons.course.classroom.nbgrading.extract")
     archives, target = tmp_path / "in" / "archive", tmp_path / "a" / "b" / "out"
     archives.mkdir(parents=True)
     target.mkdir(parents=True)

@@ -28,9 +28,9 @@ pytest.importorskip("nbgrader")
 from nbgrader.api import Gradebook
 from nbgrader.apps.nbgraderapp import NbGraderApp
 
-from ctkd_lessons.course.classroom import gradebook
-from ctkd_lessons.course.classroom.extract import SafeExtractor
-from ctkd_lessons.course.classroom.harmless import clean
+from ctkd_lessons.course.classroom.nbgrading import gradebook
+from ctkd_lessons.course.classroom.nbgrading.extract import SafeExtractor
+from ctkd_lessons.course.classroom.nbgrading.harmless import clean
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import pytest
 from bs4 import BeautifulSoup
 
-from ctkd_lessons.course.classroom import overview, report, table
 from ctkd_lessons.course.classroom.names import student_id
+from ctkd_lessons.course.classroom.reporting import overview, report, table
 from ctkd_lessons.course.classroom.results import Mark, Result
 from ctkd_lessons.course.exercises import of_lesson
 from ctkd_lessons.course.lessons import Lesson

@@ -66,6 +66,20 @@ def claims() -> None:
 
 
 @app.command()
+def interview() -> None:
+    """Write each lesson's list of interview questions from the bank, and the figures of the bank's broken runs."""
+    from ctkd_lessons.course.interview import runs
+    from ctkd_lessons.course.interview.lists import lesson_section
+
+    runs.make_figures()
+    for lesson in lessons():
+        notebook = read_notebook(lesson.notebook)
+        cell = next(cell for cell in notebook.cells if cell.id == "interview")
+        cell.source = lesson_section(lesson.number, cell.source.splitlines()[0])
+        nbformat.write(notebook, lesson.notebook)
+
+
+@app.command()
 def environment() -> None:
     """Write environment.yml from constraints.txt."""
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command ``ctkd``: start, check, progress, doctor, lab, and for a class: grade."""
+"""The command ``ctkd``: start, check, progress, doctor, lab, interview, and for a class: grade."""
 
 import os
 import subprocess
@@ -101,6 +101,46 @@ def lab(
 
 
 @app.command()
+def interview(
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help="only this topic, such as soft_targets")] = None,
+    level: Annotated[int | None, typer.Option(help="only this level, 1 to 3; of a mock interview, the highest")] = None,
+    kind: Annotated[str | None, typer.Option(help="only this kind, such as derivation or coding")] = None,
+    language: Annotated[str, typer.Option(help="en or zh")] = "en",
+    mock: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="hold a mock interview of so many minutes")
+    ] = None,
+    role: Annotated[str, typer.Option(help="of the mock interview: research, engineer or applied")] = "applied",
+    search: Annotated[str, typer.Option(metavar="TEXT", help="list the questions with these words, and choose")] = "",
+    history: Annotated[bool, typer.Option("--history", help="show how practice went so far")] = False,
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help="write your answers into a new file")] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="add the answers of such a file")
+    ] = None,
+) -> None:
+    """Practise interview questions: cards that come back when they are due, or a mock interview."""
+    from ctkd_lessons.course.interview import terminal
+
+    def practice(at: terminal.Terminal) -> None:
+        if import_:
+            at.import_(import_)
+        if export:
+            at.export(export)
+        if history:
+            at.progress()
+        if mock is not None:
+            at.mock_interview(mock, role)
+        elif search:
+            at.search(search)
+        elif not (import_ or export or history):
+            at.cards()
+
+    try:
+        terminal.run(practice, language, topic, level, kind)
+    except CourseError as error:
+        _stop(str(error))
+
+
+@app.command()
 def grade(
     lesson: LessonName,
     submissions: Annotated[
@@ -117,7 +157,10 @@ def grade(
     seconds: Annotated[float | None, typer.Option(min=1, help="how long a submission may run")] = None,
 ) -> None:
     """Grade what a class handed in, in a sandbox, into nbgrader's gradebook."""
-    from ctkd_lessons.course.classroom.handed_in import Class, private_text  # the grader's packages are for instructors
+    from ctkd_lessons.course.classroom.runs.handed_in import (  # the grader's packages are for instructors
+        Class,
+        private_text,
+    )
 
     found = _find(lesson)
     gradebook = gradebook.absolute()
@@ -126,10 +169,10 @@ def grade(
         text = private_text(private, found) if private else ""
         of = Class(found, folder, gradebook, tuple(student or ()), text, seconds)
         if replay:
-            from ctkd_lessons.course.classroom.replay import replay as replay_class
+            from ctkd_lessons.course.classroom.runs.replay import replay as replay_class
 
             raise typer.Exit(0 if replay_class(of, jobs, dask) else 1)
-        from ctkd_lessons.course.classroom.run import grade_class
+        from ctkd_lessons.course.classroom.runs.run import grade_class
 
         grade_class(of, jobs, dask, again)
     except CourseError as error:

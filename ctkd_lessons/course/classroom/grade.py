@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ctkd_lessons.course.classroom.plain import pack, unpack
+from ctkd_lessons.course.classroom.box.plain import pack, unpack
+from ctkd_lessons.course.classroom.box.rooms import Furnished, exercises_of, rooms
+from ctkd_lessons.course.classroom.box.sandbox import Limits, Outcome, run
 from ctkd_lessons.course.classroom.results import Mark, Result
-from ctkd_lessons.course.classroom.rooms import Furnished, exercises_of, rooms
-from ctkd_lessons.course.classroom.sandbox import Limits, Outcome, run
 from ctkd_lessons.course.classroom.submission import Task, cells_to_run, notebook
 from ctkd_lessons.course.comparing import differs, equal_values, same
 from ctkd_lessons.course.examine import cases_of, expected_of, judge, read

@@ -28,9 +28,10 @@ from sqlalchemy.orm import Session
 from traitlets.config import Config
 
 from ctkd_lessons.course.authoring import exercise_sheet
-from ctkd_lessons.course.classroom import database, files
-from ctkd_lessons.course.classroom.handback import autograded, said
+from ctkd_lessons.course.classroom import files
 from ctkd_lessons.course.classroom.names import student_id, visible
+from ctkd_lessons.course.classroom.nbgrading import database
+from ctkd_lessons.course.classroom.nbgrading.handback import autograded, said
 from ctkd_lessons.course.classroom.results import Result
 from ctkd_lessons.course.lessons import CourseError, Lesson, read_notebook
 

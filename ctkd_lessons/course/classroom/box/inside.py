@@ -89,7 +89,7 @@ def _warm_up(request: dict) -> Any:
 
 
 def _harness() -> tuple[Callable, Callable, Callable]:
-    from ctkd_lessons.course.classroom.plain import pack, unpack
+    from ctkd_lessons.course.classroom.box.plain import pack, unpack
     from ctkd_lessons.course.observing import watch
 
     return watch, pack, unpack

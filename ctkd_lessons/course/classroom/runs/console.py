@@ -7,8 +7,8 @@ from statistics import median
 
 from tqdm import tqdm
 
-from ctkd_lessons.course.classroom.handed_in import Class, shown
 from ctkd_lessons.course.classroom.results import Result
+from ctkd_lessons.course.classroom.runs.handed_in import Class, shown
 from ctkd_lessons.course.classroom.submission import Task
 
 

@@ -14,15 +14,15 @@ from types import ModuleType
 from nbformat import NotebookNode
 
 from ctkd_lessons.course import exercises as described
-from ctkd_lessons.course.classroom.slicing import ROOT, Library, Name
+from ctkd_lessons.course.classroom.box.slicing import Library, Name
 from ctkd_lessons.course.exercises.description import Exercise
-from ctkd_lessons.course.lessons import Lesson, read_notebook
+from ctkd_lessons.course.lessons import ROOT, Lesson, read_notebook
 
 PRIVATE = "ctkd_private"
 HARNESS: tuple[Name, ...] = (
     ("ctkd_lessons.course.observing", "watch"),
-    ("ctkd_lessons.course.classroom.plain", "pack"),
-    ("ctkd_lessons.course.classroom.plain", "unpack"),
+    ("ctkd_lessons.course.classroom.box.plain", "pack"),
+    ("ctkd_lessons.course.classroom.box.plain", "unpack"),
 )
 CHECK = 'def check(exercise_id, answer):\n    """Points come from elsewhere."""\n'
 WITHHELD = """

@@ -15,14 +15,14 @@ from nbformat import NotebookNode
 
 from ctkd_lessons import __version__
 from ctkd_lessons.course.classroom import files, submission
-from ctkd_lessons.course.classroom.console import sum_up, watched
-from ctkd_lessons.course.classroom.handed_in import Class, fingerprint, rules_of, shown
-from ctkd_lessons.course.classroom.journal import Entry, Journal, Run
-from ctkd_lessons.course.classroom.parts import Parts, opened_workers, the_parts
-from ctkd_lessons.course.classroom.pool import completed
+from ctkd_lessons.course.classroom.reporting.table import as_csv
 from ctkd_lessons.course.classroom.results import Result
+from ctkd_lessons.course.classroom.runs.console import sum_up, watched
+from ctkd_lessons.course.classroom.runs.handed_in import Class, fingerprint, rules_of, shown
+from ctkd_lessons.course.classroom.runs.journal import Entry, Journal, Run
+from ctkd_lessons.course.classroom.runs.parts import Parts, opened_workers, the_parts
+from ctkd_lessons.course.classroom.runs.pool import completed
 from ctkd_lessons.course.classroom.submission import Task
-from ctkd_lessons.course.classroom.table import as_csv
 from ctkd_lessons.course.lessons import CourseError
 
 _ADVICE = {

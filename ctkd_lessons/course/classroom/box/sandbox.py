@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from ctkd_lessons.course.classroom import syscalls
+from ctkd_lessons.course.classroom.box import syscalls
 from ctkd_lessons.course.lessons import ROOT
 
 COURSE = "/course"

@@ -50,7 +50,9 @@ def completed(tasks: Sequence[Task], grade: Grade, workers: Workers) -> Iterator
 
 def failed(task: Task, reason: str) -> Result:
     """Return the result of a submission that the grader itself could not cope with."""
-    from ctkd_lessons.course.classroom.rooms import exercises_of  # loads torch, which the grader itself does not need
+    from ctkd_lessons.course.classroom.box.rooms import (
+        exercises_of,  # loads torch, which the grader itself does not need
+    )
 
     exercises = exercises_of(find(task.lesson), task.private)
     marks = tuple(Mark(one.id, one.title, 0.0, one.points, "stopped", "Not graded.") for one in exercises)

@@ -54,7 +54,7 @@ class Class:
 
 def private_text(path: Path, lesson: Lesson) -> str:
     """Return the text of a module with exercises of the instructor's own; raise ``CourseError`` if it is none."""
-    from ctkd_lessons.course.classroom.rooms import exercises_of
+    from ctkd_lessons.course.classroom.box.rooms import exercises_of
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctkd_lessons.course.classroom.handed_in import Class, rules_of
-from ctkd_lessons.course.classroom.pool import Cluster, Grade, Processes, Workers
 from ctkd_lessons.course.classroom.results import Result
+from ctkd_lessons.course.classroom.runs.handed_in import Class, rules_of
+from ctkd_lessons.course.classroom.runs.pool import Cluster, Grade, Processes, Workers
 from ctkd_lessons.course.lessons import CourseError, Lesson
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ class Parts:
 def the_parts() -> Parts:
     """Return the real ones; raise ``CourseError`` if nbgrader is not installed."""
     try:
-        from ctkd_lessons.course.classroom import gradebook
+        from ctkd_lessons.course.classroom.nbgrading import gradebook
     except ModuleNotFoundError as error:
         raise CourseError(f'{error.name} is missing: pip install -e ".[classroom]" -c constraints.txt') from None
-    from ctkd_lessons.course.classroom import grade, report, sandbox
+    from ctkd_lessons.course.classroom import grade
+    from ctkd_lessons.course.classroom.box import sandbox
+    from ctkd_lessons.course.classroom.reporting import report
 
     return Parts(grade.grade, sandbox.ready, gradebook.prepare, gradebook.write, report.page)
 

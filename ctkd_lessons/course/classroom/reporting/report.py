@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from ctkd_lessons.course.check import SIGNS, marked_up
 from ctkd_lessons.course.classroom.names import student_id, visible
-from ctkd_lessons.course.classroom.overview import KINDS, by_exercise, common_mistakes, histogram, standings
+from ctkd_lessons.course.classroom.reporting.overview import KINDS, by_exercise, common_mistakes, histogram, standings
+from ctkd_lessons.course.classroom.reporting.table import in_order
 from ctkd_lessons.course.classroom.results import Result
-from ctkd_lessons.course.classroom.table import in_order
 from ctkd_lessons.course.lessons import Lesson
 
 

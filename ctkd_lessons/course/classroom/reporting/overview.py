@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctkd_lessons.course import exercises
+from ctkd_lessons.course.classroom.reporting.table import exercises_of
 from ctkd_lessons.course.classroom.results import Mark, Result
-from ctkd_lessons.course.classroom.table import exercises_of
 from ctkd_lessons.course.exercises.description import Mistake
 
 # What became of an exercise in one submission: the style's name for it → the words.

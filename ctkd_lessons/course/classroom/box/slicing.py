@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from ctkd_lessons.course.lessons import ROOT
+
 PACKAGE = "ctkd_lessons"
-ROOT = Path(__file__).resolve().parents[3]
 
 Name = tuple[str, str]  # module, name
 

@@ -2,7 +2,7 @@
 
 A link such as ``…/formgrader/manage_students/";…`` would run in the instructor's browser. No name of a course holds
 such signs, so those addresses are refused. ``ctkd lab`` switches this on; elsewhere:
-``jupyter server extension enable ctkd_lessons.course.classroom.guard --sys-prefix``.
+``jupyter server extension enable ctkd_lessons.course.classroom.nbgrading.guard --sys-prefix``.
 """
 
 from typing import Any

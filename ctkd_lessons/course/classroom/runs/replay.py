@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from ctkd_lessons.course.classroom.console import watched
-from ctkd_lessons.course.classroom.handed_in import Class, fingerprint, rules_of, shown
-from ctkd_lessons.course.classroom.journal import Journal
-from ctkd_lessons.course.classroom.parts import Parts, opened_workers, the_parts
-from ctkd_lessons.course.classroom.pool import completed
 from ctkd_lessons.course.classroom.results import Result
+from ctkd_lessons.course.classroom.runs.console import watched
+from ctkd_lessons.course.classroom.runs.handed_in import Class, fingerprint, rules_of, shown
+from ctkd_lessons.course.classroom.runs.journal import Journal
+from ctkd_lessons.course.classroom.runs.parts import Parts, opened_workers, the_parts
+from ctkd_lessons.course.classroom.runs.pool import completed
 from ctkd_lessons.course.classroom.submission import Task
 from ctkd_lessons.course.lessons import CourseError
 

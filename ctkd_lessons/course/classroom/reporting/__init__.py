@@ -1,0 +1,1 @@
+"""What an instructor reads: the report of a class and its table."""

@@ -1,0 +1,1 @@
+"""A class graded side by side: workers, journal, resuming, replaying."""
