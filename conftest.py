@@ -1,6 +1,7 @@
 """Settings for every pytest run in this repository."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Compare notebooks with their recorded outputs but for measured numbers, and without progress bars."""
     os.environ["CTKD_NO_PROGRESS"] = "1"
+    practised = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    config.add_cleanup(practised.cleanup)
+    os.environ["CTKD_INTERVIEW"] = str(Path(practised.name) / "interview.sqlite")  # never the learner's own
     if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
         os.environ["OMP_NUM_THREADS"] = "1"
     if config.option.nbval_sanitize_with is None:

@@ -152,6 +152,7 @@ def _environment(home: Path, proxy: int) -> dict[str, str]:
     tracker = Path(ours["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text(json.dumps({"windowingMode": "none"}), encoding="utf-8")
+    ours["CTKD_INTERVIEW"] = str(home / "interview.sqlite")  # never the user's own
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
         ours[name] = ours[name.lower()] = f"http://127.0.0.1:{proxy}"
     ours["NO_PROXY"] = ours["no_proxy"] = "127.0.0.1,localhost"

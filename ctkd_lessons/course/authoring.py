@@ -71,7 +71,7 @@ def interview() -> None:
     from ctkd_lessons.course.interview import runs
     from ctkd_lessons.course.interview.lists import lesson_section
 
-    runs.make_figures()
+    runs.main()
     for lesson in lessons():
         notebook = read_notebook(lesson.notebook)
         cell = next(cell for cell in notebook.cells if cell.id == "interview")

@@ -1,0 +1,1 @@
+"""The interview bank and its practice."""

@@ -1,0 +1,71 @@
+"""The printable page: whole, of one file, without a network; formulas as plain HTML."""
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from ctkd_lessons.course.interview import bank
+from ctkd_lessons.course.interview.bank import LANGUAGES
+from ctkd_lessons.course.interview.formulas import readable
+from ctkd_lessons.course.interview.sheet import page
+from ctkd_lessons.course.lessons import CourseError
+
+
+def fraction(above, below):
+    return f'<span class="fraction"><span>{above}</span><span>{below}</span></span>'
+
+
+FORMULAS = {
+    r"T^2": "<i>T</i><sup>2</sup>",
+    r"\hat{y}_{ij}": "<i>ŷ</i><sub><i>ij</i></sub>",
+    r"\frac{a+b}{2}": fraction("<i>a</i> + <i>b</i>", "2"),
+    r"\frac{\partial L}{\partial z}": fraction("∂<i>L</i>", "∂<i>z</i>"),
+    r"p < q": "<i>p</i> &lt; <i>q</i>",
+    r"\mathrm{KL}(p\,\|\,q)": "KL(<i>p</i>\u2009‖\u2009<i>q</i>)",
+    r"\text{if } x": "if <i>x</i>",
+    r"\sqrt{\lambda}": "√λ",
+    r"a \\ b": "<i>a</i><br><i>b</i>",
+    r"x^ab": "<i>x</i><sup><i>a</i></sup><i>b</i>",
+    r"\unheardof x": "unheardof\u2009<i>x</i>",
+    r"\frac{a": fraction("<i>a</i>", ""),
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("latex", "html"), FORMULAS.items(), ids=FORMULAS)
+def test_formula(latex, html):
+    assert readable(latex) == html
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_page_of_all_topics(language):
+    text = page(language)
+    shown = BeautifulSoup(text, "html.parser")
+    for question in bank.questions():
+        assert shown.find(id=question.id), question.id
+        assert shown.find(id=f"{question.id}-answer"), question.id
+    assert len(shown.find_all("img")) == sum(bool(question.figure) for question in bank.questions())
+    addresses = [tag.get("src") or tag.get("href") for tag in shown.find_all(["a", "img", "link", "script"])]
+    assert {urlsplit(address).scheme for address in addresses} <= {"", "data"}
+    assert all(address.startswith(("#", "data:image/png")) for address in addresses)
+    for formula in shown.select(".formula"):
+        assert not re.search(r"[\\$]", formula.get_text()), formula
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answers_come_after_the_questions_of_a_topic(language):
+    topic = next(iter(bank.topics()))
+    text = page(language, topic)
+    ids = [question.id for question in bank.questions(topic)]
+    assert text.index(f'id="{ids[-1]}"') < text.index(f'id="{ids[0]}-answer"')
+    other = next(question for question in bank.questions() if question.topic != topic)
+    assert f'id="{other.id}"' not in text
+
+
+def test_unknown_language_and_topic():
+    with pytest.raises(CourseError, match=r"no language 'fr'\. There are: en, zh"):
+        page("fr")
+    with pytest.raises(CourseError, match="no topic 'weather'"):
+        page("en", "weather")
