@@ -143,7 +143,7 @@ def test_code_is_checked_live(practice: Page, sign: str) -> None:
         expect(code).to_have_value(re.compile("def soften"))
         code.fill(SOFTEN.format(sign=sign))
         code.blur()
-        shown(practice, "check").click()
+        shown(practice, "check_code").click()
         panel = shown(practice, "asked").locator("div.ctkd-check")
         expect(panel).to_contain_text("✔ 01.soften" if sign == "/" else "✘ 01.soften")
         look(practice, "4-code")

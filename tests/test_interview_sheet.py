@@ -1,11 +1,14 @@
 """The printable page: whole, of one file, without a network; formulas as plain HTML."""
 
 import re
+import zipfile
 from urllib.parse import urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from typer.testing import CliRunner
 
+from ctkd_lessons.course import cli
 from ctkd_lessons.course.interview import bank
 from ctkd_lessons.course.interview.bank import LANGUAGES
 from ctkd_lessons.course.interview.formulas import readable
@@ -69,3 +72,24 @@ def test_unknown_language_and_topic():
         page("fr")
     with pytest.raises(CourseError, match="no topic 'weather'"):
         page("en", "weather")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_whole_page_ends_in_the_terms_and_the_table_of_articles(language):
+    whole = BeautifulSoup(page(language), "html.parser")
+    terms, *articles = whole.select("table")[-1 - len(bank.articles()) :]
+    assert [row.th.text for row in terms.select("tr")] == [term["en"] for term in bank.glossary()]
+    shown = {link["href"][1:] for table in articles for link in table.select("a")}
+    assert shown == {question.id for question in bank.questions() if question.articles}
+    assert all(whole.find(id=name) for name in shown)
+
+
+def test_the_command_writes_deck_and_page_of_a_topic(tmp_path):
+    files = tmp_path / "cards.apkg", tmp_path / "page.html"
+    arguments = ["interview", "meta", "--anki", str(files[0]), "--sheet", str(files[1])]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert f"{len(bank.questions('meta'))} notes in" in done.output
+    assert zipfile.is_zipfile(files[0])
+    assert files[1].read_text(encoding="utf-8") == page("en", "meta")
+    assert CliRunner().invoke(cli.app, ["interview", "nothing", "--sheet", str(files[1])]).exit_code == 2
+    assert CliRunner().invoke(cli.app, ["interview", "--sheet", str(tmp_path)]).exit_code == 2

@@ -116,8 +116,13 @@ def interview(
     import_: Annotated[
         Path | None, typer.Option("--import", metavar="FILE", help="add the answers of such a file")
     ] = None,
+    anki: Annotated[Path | None, typer.Option(metavar="FILE", help="write a deck for Anki, such as cards.apkg")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to print, such as page.html")] = None,
 ) -> None:
     """Practise interview questions: cards that come back when they are due, or a mock interview."""
+    if anki or sheet:
+        _write_out(anki, sheet, language, topic)
+        return
     from ctkd_lessons.course.interview import terminal
 
     def practice(at: terminal.Terminal) -> None:
@@ -181,6 +186,24 @@ def grade(
         _stop(f"It cannot go on: {error}.")
     except KeyboardInterrupt:
         _stop("Stopped. The same command goes on from there.")
+
+
+def _write_out(anki: Path | None, sheet: Path | None, language: str, topic: str | None) -> None:
+    """Write the bank, or one topic of it, as files."""
+    from ctkd_lessons.course.interview import anki as decks  # both load much that a card in the terminal needs not
+    from ctkd_lessons.course.interview import bank
+    from ctkd_lessons.course.interview import sheet as sheets
+
+    try:
+        if anki:
+            print(f"{decks.deck(language, anki, questions=bank.questions(topic))} notes in {anki}.")
+        if sheet:
+            sheet.write_text(sheets.page(language, topic), encoding="utf-8")
+            print(f"The page is in {sheet}.")
+    except CourseError as error:
+        _stop(str(error))
+    except OSError as error:
+        _stop(f"{error.filename} cannot be written: {error.strerror}. Choose another file.")
 
 
 def _find(text: str) -> Lesson:

@@ -102,7 +102,7 @@ def _finish(one: Axes, x: str, names: tuple[str, ...], curves: Curves, scale: st
     elif names[0] in _FROM_ZERO:
         one.set_ylim(bottom=0)
     if len(names) > 1:
-        one.legend()
+        one.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, handlelength=2, columnspacing=1)
 
 
 def small_png(drawn: Figure) -> bytes:

@@ -13,19 +13,25 @@ from ctkd_lessons.course.interview.markup import for_paper
 from ctkd_lessons.course.lessons import CourseError
 
 WORDS = {
-    "en": {"title": "Interview questions", "answers": "Answers", "figure": "Figure of question"},
-    "zh": {"title": "面试题", "answers": "参考答案", "figure": "题图"},
+    "en": {"title": "Interview questions", "answers": "Answers", "figure": "Figure of question", "terms": "Terms"},
+    "zh": {"title": "面试题", "answers": "参考答案", "figure": "题图", "terms": "术语表"},
 }
+WORDS["en"] |= {"articles": "Questions of the source articles, and where they are answered"}
+WORDS["zh"] |= {"articles": "原文章中的问题与本题库的对应"}
 
 
 def page(language: str, topic: str | None = None) -> str:
-    """Return the page of a topic, or of all; raise ``CourseError`` for an unknown language or topic."""
+    """Return the page of a topic, or of all with the terms and the table of articles.
+
+    Raises ``CourseError`` for an unknown language or topic.
+    """
     if language not in WORDS:
         raise CourseError(f"There is no language {language!r}. There are: {', '.join(WORDS)}.")
     by_topic: dict[str, list[Question]] = {}
     for question in bank.questions(topic):
         by_topic.setdefault(bank.topics()[question.topic][language], []).append(question)
-    return _template().render(language=language, words=WORDS[language], topics=by_topic)
+    terms, articles = ([], {}) if topic else (bank.glossary(), bank.articles())
+    return _template().render(language=language, words=WORDS[language], topics=by_topic, terms=terms, articles=articles)
 
 
 @cache

@@ -41,7 +41,7 @@ class Asked(ipywidgets.VBox):
         self.task, self.finding = Markdown(), ipywidgets.HTML()
         self.code = ipywidgets.Textarea(rows=14, layout={"width": "auto"})
         self.code.add_class("ctkd-code")
-        self.check, self.show = button("check", self._check), button("show_answer", self.reveal, style="primary")
+        self.check, self.show = button("check_code", self._check), button("show_answer", self.reveal, style="primary")
         self.coding = ipywidgets.VBox([self.task, self.code, self.check, self.finding])
         self.tick, self.points = ipywidgets.HTML(), ipywidgets.VBox()
         self.marking = ipywidgets.VBox([self.tick, self.points, self.answer])
