@@ -12,7 +12,7 @@ import yaml
 from ctkd_lessons.course.comparing import differs
 from ctkd_lessons.course.examine import cases_of, examine, expected_of, observe
 from ctkd_lessons.course.exercises import find as find_exercise
-from ctkd_lessons.course.interview import bank, lists, present
+from ctkd_lessons.course.interview import bank, coding, lists, present
 from ctkd_lessons.course.lessons import ROOT, read_notebook
 
 QUESTIONS = bank.questions()
@@ -142,6 +142,14 @@ def test_a_coding_question_is_checked_by_its_exercise(question):
         cases = zip(cases_of(exercise), expected_of(exercise), strict=True)
         wrong = exercise.variant(known[name])
         assert any(differs(want, observe(exercise, wrong, case)) for case, want in cases), name
+
+
+@pytest.mark.parametrize("language", bank.LANGUAGES)
+@pytest.mark.parametrize("question", CODING, ids=lambda question: question.id)
+def test_the_code_in_a_model_answer_passes_the_check(question, language):
+    imports = coding.starter(question.exercise).partition("\n\n\n")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", question.text[language].answer, re.DOTALL)
+    assert coding.check_source(question.exercise, f"{imports}\n\n\n{code}").passed
 
 
 # --- the lessons' own lists -------------------------------------------------------------------
