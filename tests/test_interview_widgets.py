@@ -136,7 +136,7 @@ def test_progress_counts_and_has_a_text_alternative(practice):
     practice.cards.card.asked.reveal()
     practice.cards.card.keep.click()
     practice.tabs.selected_index = 3
-    assert "1 answers on 1 days" in practice.progress.head.value
+    assert "answers: 1, days: 1" in practice.progress.head.value
     assert f'alt="{label("picture", "en")}"' in practice.progress.image.value
     rows = practice.progress.table.outputs[0]["data"]["text/markdown"].splitlines()
     assert len([row for row in rows if row.startswith("| ")]) == 2 + len(bank.topics())

@@ -79,7 +79,7 @@ SAYS: dict[str, dict[str, str]] = {
     "loading": {"en": "Checking …", "zh": "正在检查……"},
     "stopped_check": {"en": "The check was stopped.", "zh": "检查已中止。"},
     "history": {
-        "en": "{reviews} answers on {days} days, {seen} of {total} questions seen, {due} due",
+        "en": "answers: {reviews}, days: {days}, questions seen: {seen} of {total}, due: {due}",
         "zh": "共作答 {reviews} 次，{days} 天，见过 {seen}/{total} 题，{due} 题到期",
     },
     "history_head": {"en": "topic: seen of all, due, points made last time", "zh": "主题：见过/总数，到期，上次得分"},

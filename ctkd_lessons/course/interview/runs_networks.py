@@ -64,7 +64,7 @@ def teacher_not_detached(broken: bool = True) -> Curves:
 
 
 def hint_dominates(broken: bool = True) -> Curves:
-    """Add a hint, a sum over many large features, to a labels' term a hundred times smaller."""
+    """Add a hint, a sum over many large features, to a labels' term fifteen times smaller."""
     digit, student, projector = data(), network([64, 6, 10]), network([6, 128], "projector")
     features = teacher()[:2](digit.images).detach()
     weight = 1.0 if broken else 0.01
