@@ -99,6 +99,10 @@ def test_there_is_enough_of_each_kind():
     assert set(Counter(question.level for question in QUESTIONS)) == {1, 2, 3}
 
 
+def test_the_readme_counts_right():
+    assert f"{len(QUESTIONS)} questions with marking points" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 # --- links ------------------------------------------------------------------------------------
 
 
