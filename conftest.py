@@ -1,10 +1,15 @@
 """Settings for every pytest run in this repository."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# A class is graded on Linux only: the sandbox is there only.
+_GRADING = ("classroom", "gradebook", "grading", "grading_run", "hostile_code", "hostile_files", "nbgrader")
+collect_ignore = [] if sys.platform.startswith("linux") else [f"tests/test_{name}.py" for name in _GRADING]
 
 
 def pytest_configure(config: pytest.Config) -> None:
