@@ -9,9 +9,9 @@ from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
 from ctkd_lessons.course import cli
-from ctkd_lessons.course.interview import bank
+from ctkd_lessons.course.interview import bank, present
 from ctkd_lessons.course.interview.bank import LANGUAGES
-from ctkd_lessons.course.interview.formulas import readable
+from ctkd_lessons.course.interview.formulas import as_text, readable
 from ctkd_lessons.course.interview.sheet import page
 from ctkd_lessons.course.lessons import CourseError
 
@@ -35,6 +35,32 @@ FORMULAS = {
     r"\frac{a": fraction("<i>a</i>", ""),
     "": "",
 }
+
+
+TEXTS = {
+    r"T^2": "T^2",
+    r"z^s_{ij}": "z^s_(ij)",
+    r"\frac{1}{T}": "1/T",
+    r"\frac{a+b}{2C}": "(a + b)/2C",
+    r"e^{z_c/T}": "e^(z_c/T)",
+    r"\frac{\partial L}{\partial z^s_c}": "(∂L)/(∂z^s_c)",
+    r"\frac1T(a-b)": "(1/T)(a−b)",
+    r"p < q": "p < q",
+    r"\sqrt{\lambda}": "√λ",
+}
+
+
+@pytest.mark.parametrize(("latex", "text"), TEXTS.items(), ids=TEXTS)
+def test_formula_in_a_terminal(latex, text):
+    assert as_text(latex) == text
+
+
+def test_no_formula_of_the_bank_leaves_a_tag_or_a_command_behind():
+    for question in bank.questions():
+        for language in LANGUAGES:
+            shown = present.plain(present.answer_markdown(question, language))
+            prose = re.sub(r"```.*?```|`[^`]*`", "", shown, flags=re.DOTALL)
+            assert not re.search(r"</?\w+>|\\[a-zA-Z]+|\$\$", prose), question.id
 
 
 @pytest.mark.parametrize(("latex", "html"), FORMULAS.items(), ids=FORMULAS)

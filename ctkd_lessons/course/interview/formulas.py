@@ -1,8 +1,8 @@
-"""Formulas for paper: LaTeX as plain HTML that needs neither a network nor a script."""
+"""Formulas for paper and terminal: LaTeX as plain HTML that needs neither a network nor a script, and as text."""
 
 import re
 from collections.abc import Iterator
-from html import escape
+from html import escape, unescape
 from unicodedata import lookup, normalize
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+\*?|\\.|[a-zA-Z]+|\s+|.", re.DOTALL)
@@ -41,6 +41,28 @@ def readable(latex: str) -> str:
     A command it does not know stays as its name, so that nothing is lost.
     """
     return re.sub(r" {2,}", " ", _until(None, _Tokens(latex))).strip()
+
+
+def as_text(latex: str) -> str:
+    """Return a formula on one line of plain text: a half as 1/2, raised text after ^, lowered after _."""
+    text = readable(latex).replace("<br>", "; ")
+    text = re.sub(r"</?i>", "", text)
+    before = ""
+    while text != before:  # from the inside to the outside
+        before = text
+        text = re.sub(r"<su([bp])>([^<]*)</su[bp]>", _raised, text)
+        text = re.sub(r'<span class="fraction"><span>([^<]*)</span><span>([^<]*)</span></span>', _over, text)
+    return unescape(text)
+
+
+def _raised(found: re.Match[str]) -> str:
+    sign = "_" if found[1] == "b" else "^"
+    return f"{sign}{found[2]}" if len(found[2]) < 2 else f"{sign}({found[2]})"
+
+
+def _over(found: re.Match[str]) -> str:
+    line = "/".join(part if re.fullmatch(r"\w*", part) else f"({part})" for part in found.groups())
+    return f"({line})" if re.match(r"[\w(<∑]", found.string[found.end() :]) else line  # 1/T (a − b) says something else
 
 
 class _Tokens:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ctkd_lessons.course.interview import bank
 from ctkd_lessons.course.interview.bank import BankError, Question
+from ctkd_lessons.course.interview.formulas import as_text
 from ctkd_lessons.course.interview.mock import Sheet
 from ctkd_lessons.course.interview.phrases import say
 from ctkd_lessons.course.lessons import ROOT
@@ -81,9 +82,13 @@ def figure_path(question: Question) -> Path | None:
 
 
 def plain(markdown: str) -> str:
-    """Return Markdown for a terminal: no stars around words, of a link its words; code and formulas stay."""
+    """Return Markdown for a terminal: no stars around words, of a link its words, formulas as text; code stays."""
     parts = re.split(r"(```.*?```|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$)", markdown, flags=re.DOTALL)
-    return "".join(part if place % 2 else _unstressed(part) for place, part in enumerate(parts))
+    return "".join(_as_is(part) if place % 2 else _unstressed(part) for place, part in enumerate(parts))
+
+
+def _as_is(part: str) -> str:
+    return as_text(part.strip("$")) if part.startswith("$") else part
 
 
 def _unstressed(text: str) -> str:
