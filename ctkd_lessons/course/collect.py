@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-from ctkd_lessons.course.lessons import ROOT, CourseError, find, read_notebook
+from ctkd_lessons.course.lessons import ROOT, CourseError, find, grade_id_of, read_notebook
 
 NOTES = pytest.StashKey[list[str]]()
 
@@ -28,13 +28,13 @@ def overlay(work: NotebookNode, solution: NotebookNode) -> tuple[NotebookNode, l
     A check cell that was deleted is put back at the end, one that stands twice is used once.
     Raises ``CourseError`` if the notebook belongs to another lesson.
     """
-    locked = {_grade_id(cell): cell for cell in solution.cells if _grade_id(cell) and cell.metadata.nbgrader.locked}
-    counts = Counter(_grade_id(cell) for cell in work.cells)
+    locked = {grade_id_of(cell): cell for cell in solution.cells if grade_id_of(cell) and cell.metadata.nbgrader.locked}
+    counts = Counter(grade_id_of(cell) for cell in work.cells)
     if not any(grade_id in counts for grade_id in locked):
         raise CourseError("This notebook holds none of the lesson's check cells: it seems to belong to another lesson.")
     notes, cells, used = [], [], set()
     for cell in work.cells:
-        grade_id = _grade_id(cell)
+        grade_id = grade_id_of(cell)
         if grade_id in used:
             continue
         if grade_id in locked:
@@ -50,10 +50,6 @@ def overlay(work: NotebookNode, solution: NotebookNode) -> tuple[NotebookNode, l
             cells.append(cell)
             notes.append(f"The cell {grade_id} is missing; this check put it back. Copy it from the exercise sheet.")
     return NotebookNode(solution | {"cells": cells}), notes
-
-
-def _grade_id(cell: NotebookNode) -> str | None:
-    return cell.metadata.get("nbgrader", {}).get("grade_id")
 
 
 def _ignoring_output(cell: NotebookNode) -> NotebookNode:
@@ -76,7 +72,7 @@ class WorkFile(IPyNbFile):
         for number, cell in enumerate(cell for cell in self.nb.cells if cell.cell_type == "code"):
             graded = cell.metadata.get("nbgrader", {}).get("grade", False)
             options = {"check": graded, "skip": False, "check_exception": False}
-            name = _grade_id(cell) if graded else f"cell {number + 1}"
+            name = grade_id_of(cell) if graded else f"cell {number + 1}"
             yield WorkCell.from_parent(self, name=name, cell_num=number, cell=cell, options=options)
 
     def setup(self) -> None:

@@ -72,6 +72,11 @@ def find(text: str, root: Path = ROOT) -> Lesson:
     raise CourseError(f"There is no lesson {text!r} with exercises. There are: {', '.join(one.name for one in known)}.")
 
 
+def grade_id_of(cell: NotebookNode) -> str | None:
+    """Return nbgrader's name of a cell, ``None`` for a cell that has none."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
 def read_notebook(path: Path) -> NotebookNode:
     """Read a notebook; raise ``CourseError`` with what to do if that cannot be done."""
     import nbformat  # slow to load, and "ctkd --help" needs none

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode, from_dict
 
-from ctkd_lessons.course.lessons import CourseError, Lesson
+from ctkd_lessons.course.lessons import CourseError, Lesson, grade_id_of
 
 LARGEST = 5_000_000  # bytes; a sheet with its answers has some 30,000
 MOST_CELLS = 1000  # a sheet has some 25
@@ -157,14 +157,14 @@ def cells_to_run(work: NotebookNode, solution: NotebookNode) -> tuple[list[str],
     code is the student's. Raises ``CourseError`` if the notebook belongs to another lesson.
     """
     ours = {cell.metadata.nbgrader.grade_id: cell for cell in solution.cells if "nbgrader" in cell.metadata}
-    counts = Counter(_grade_id(cell) for cell in work.cells)
+    counts = Counter(grade_id_of(cell) for cell in work.cells)
     if not any(name in counts for name in ours):
         raise CourseError("It holds none of the lesson's cells: it seems to belong to another lesson.")
     locked = {name: cell.source for name, cell in ours.items() if _flag(cell, "locked") and not _flag(cell, "grade")}
     run = [source for name, source in locked.items() if name not in counts]
     placed = set()
     for cell in work.cells:
-        name = _grade_id(cell)
+        name = grade_id_of(cell)
         if name in locked:
             run += [locked[name]] if name not in placed else []
             placed.add(name)
@@ -181,18 +181,14 @@ def _changes(work: NotebookNode, ours: dict[str, NotebookNode], counts: Counter)
         elif counts[name] > 1:
             yield f"The cell {name} stands {counts[name]} times."
     for cell in work.cells:
-        mine = ours.get(_grade_id(cell))
+        mine = ours.get(grade_id_of(cell))
         if mine is None:
             continue
         flags = ("grade", "solution", "locked", "points")
         if cell.cell_type != mine.cell_type or any(_flag(cell, flag) != _flag(mine, flag) for flag in flags):
-            yield f"The cell {_grade_id(cell)} was tagged anew."
+            yield f"The cell {grade_id_of(cell)} was tagged anew."
         elif _flag(mine, "locked") and cell.source.strip() != mine.source.strip():
-            yield f"The cell {_grade_id(cell)} was changed; grading uses the original."
-
-
-def _grade_id(cell: NotebookNode) -> str | None:
-    return cell.metadata.get("nbgrader", {}).get("grade_id")
+            yield f"The cell {grade_id_of(cell)} was changed; grading uses the original."
 
 
 def _flag(cell: NotebookNode, name: str) -> object:

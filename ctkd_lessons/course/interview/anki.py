@@ -51,7 +51,7 @@ def package(questions: Iterable[Question], language: str) -> genanki.Package:
         of_topic = genanki.Deck(_number(f"deck {question.topic} {language}"), name)
         decks.setdefault(question.topic, of_topic).add_note(_note(question, language))
         if question.figure:
-            figures.add(bank.FOLDER / "figures" / question.figure)
+            figures.add(present.figure_path(question))
     return genanki.Package(list(decks.values()), [str(path) for path in sorted(figures)])
 
 

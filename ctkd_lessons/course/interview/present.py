@@ -1,6 +1,7 @@
 """A question and its answer as Markdown, for terminal, notebook, paper and Anki."""
 
 import re
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -40,11 +41,6 @@ def claim_numbers(question: Question) -> list[str]:
     return [f"{_claim_text(claim)}: {_number(question, claim)}" for claim in question.claims]
 
 
-def links(question: Question) -> str:
-    """Return the path of the lesson that teaches the question, such as "notebooks/01_soft_targets.ipynb"."""
-    return lesson_path(question.lesson)
-
-
 def lesson_path(number: str) -> str:
     """Return the path of a lesson's notebook from its number; raise ``BankError`` if there is none."""
     found = sorted((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
@@ -55,7 +51,7 @@ def lesson_path(number: str) -> str:
 
 def lesson_link(question: Question, language: str) -> str:
     """Return a Markdown link that works from a notebook beside the lesson, and opens it at the cell."""
-    name = Path(links(question)).name
+    name = Path(lesson_path(question.lesson)).name
     cell = f"#cell-id={question.section}" if question.section else ""
     return f"[{say('lesson_at', language, name=name, cell=question.section)}]({name}{cell})"
 
@@ -79,6 +75,11 @@ def sheet_markdown(sheet: Sheet, language: str) -> str:
 def figure_path(question: Question) -> Path | None:
     """Return where the question's figure lies, ``None`` if it has none."""
     return bank.FOLDER / "figures" / question.figure if question.figure else None
+
+
+def local(when: datetime) -> str:
+    """Return a time as the learner's clock shows it."""
+    return f"{when.astimezone():%Y-%m-%d %H:%M}"
 
 
 def plain(markdown: str) -> str:

@@ -53,5 +53,5 @@ def _answer(question: Question, language: str) -> Markup:
 
 def _figure(question: Question) -> str:
     """Return the figure within an address: the page stays one file."""
-    picture = (bank.FOLDER / "figures" / question.figure).read_bytes()
+    picture = present.figure_path(question).read_bytes()
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

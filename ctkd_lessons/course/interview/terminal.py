@@ -61,7 +61,7 @@ class Terminal:
             self._card(questions[order[0]])
         if ids:
             due = [card.due for name, card in self.memory.cards().items() if name in questions]
-            self._say("none_due", when=_local(min(due)))
+            self._say("none_due", when=present.local(min(due)))
 
     def search(self, text: str) -> None:
         """List the questions with these words, and ask the one that is chosen."""
@@ -117,7 +117,7 @@ class Terminal:
         due = self.memory.rate(question.id, rating, made, self.language, now())
         self.answered += 1
         self._notice()
-        self._say("due", when=_local(due))
+        self._say("due", when=present.local(due))
 
     def _interview(self, chosen: Sequence[Question], minutes: float, name: str, answers: list[mock.Answer]) -> None:
         left = minutes * 60
@@ -182,7 +182,3 @@ class Terminal:
     def _print(text: str) -> None:
         if text:
             print(f"{text}\n")
-
-
-def _local(when: datetime) -> str:
-    return f"{when.astimezone():%Y-%m-%d %H:%M}"

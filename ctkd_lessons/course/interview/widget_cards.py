@@ -10,9 +10,10 @@ from ctkd_lessons.course.interview.bank import Question
 from ctkd_lessons.course.interview.labels import label
 from ctkd_lessons.course.interview.memory import Memory
 from ctkd_lessons.course.interview.phrases import say
+from ctkd_lessons.course.interview.present import local
 from ctkd_lessons.course.interview.schedule import RATINGS, suggested_rating
 from ctkd_lessons.course.interview.search import matching
-from ctkd_lessons.course.interview.widget_parts import HIDDEN, SHOWN, Asked, Choice, button, local
+from ctkd_lessons.course.interview.widget_parts import HIDDEN, SHOWN, Asked, Choice, button
 
 
 class Card(ipywidgets.VBox):

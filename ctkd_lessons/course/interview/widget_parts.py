@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 
 import ipywidgets
 
@@ -146,8 +145,3 @@ def button(name: str, action: Callable[[], None], style: str = "") -> ipywidgets
 def picture(png: bytes, alt: str) -> str:
     """Return a PNG file as HTML with its text alternative."""
     return f'<img style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{alt}">'
-
-
-def local(when: datetime) -> str:
-    """Return a time as the learner's clock shows it."""
-    return f"{when.astimezone():%Y-%m-%d %H:%M}"

@@ -9,7 +9,7 @@ from ctkd_lessons.course.authoring import tidy
 from ctkd_lessons.course.check import SIGNS, panel
 from ctkd_lessons.course.classroom.names import visible
 from ctkd_lessons.course.classroom.results import Mark, Result
-from ctkd_lessons.course.lessons import Lesson, read_notebook
+from ctkd_lessons.course.lessons import Lesson, grade_id_of, read_notebook
 
 NEW = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
 
@@ -24,7 +24,7 @@ def autograded(lesson: Lesson, result: Result, notebook: NotebookNode | None) ->
     cells = list(_arranged(notebook or sheet, sheet))
     marks = {f"check_{mark.exercise.partition('.')[2]}": mark for mark in result.marks}
     for cell in cells:
-        mark = marks.get(_grade_id(cell))
+        mark = marks.get(grade_id_of(cell))
         if mark:
             cell.outputs = [_output(mark)]
     top = (
@@ -42,10 +42,10 @@ def said(mark: Mark) -> str:
 
 def _arranged(work: NotebookNode, sheet: NotebookNode) -> Iterator[NotebookNode]:
     """Yield the cells of ``work`` in their order, with the sheet's identity where they have one."""
-    ours = {_grade_id(cell): cell for cell in sheet.cells if _grade_id(cell)}
-    texts = {cell.id: cell for cell in sheet.cells if not _grade_id(cell)}
+    ours = {grade_id_of(cell): cell for cell in sheet.cells if grade_id_of(cell)}
+    texts = {cell.id: cell for cell in sheet.cells if not grade_id_of(cell)}
     for number, cell in enumerate(work.cells):
-        mine = ours.pop(_grade_id(cell), None)
+        mine = ours.pop(grade_id_of(cell), None)
         if mine is not None:
             locked = mine.metadata.nbgrader.locked
             yield NotebookNode(mine | ({} if locked else {"source": str(cell.source)}))
@@ -59,8 +59,8 @@ def _arranged(work: NotebookNode, sheet: NotebookNode) -> Iterator[NotebookNode]
 
 def _is_copy(cell: NotebookNode, sheet: NotebookNode) -> bool:
     """Tell whether a cell repeats a locked cell, by its name: nothing of it is the student's."""
-    locked = [_grade_id(one) for one in sheet.cells if one.metadata.get("nbgrader", {}).get("locked")]
-    return _grade_id(cell) in locked
+    locked = [grade_id_of(one) for one in sheet.cells if one.metadata.get("nbgrader", {}).get("locked")]
+    return grade_id_of(cell) in locked
 
 
 def _output(mark: Mark) -> NotebookNode:
@@ -75,7 +75,3 @@ def _failure(result: Result) -> NotebookNode:
 
 def _shown(verdict: str, lines: list[str]) -> NotebookNode:
     return new_output("display_data", {"text/plain": "\n    ".join(lines), "text/html": panel(verdict, lines)})
-
-
-def _grade_id(cell: NotebookNode) -> str | None:
-    return cell.metadata.get("nbgrader", {}).get("grade_id")
